@@ -1,0 +1,40 @@
+"""Sparse activation in small language models.
+
+`load` gives an ordinary transformers model, `attribute` says how much each neuron and head mattered
+for each generated token. Everything is imported on first use, so that `import sparseact` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparseact.errors import InputError as InputError
+    from sparseact.models import load as load
+    from sparseact.scores import Scores as Scores
+    from sparseact.scores import attribute as attribute
+
+__version__ = "0.1.0"
+
+_HOME_OF_NAME = {
+    "InputError": "sparseact.errors",
+    "Scores": "sparseact.scores",
+    "attribute": "sparseact.scores",
+    "load": "sparseact.models",
+}
+_MODULES = frozenset(
+    {"data", "environment", "errors", "files", "measure", "models", "report", "scores", "select", "sites", "sweep"}
+)
+
+__all__ = ["InputError", "Scores", "__version__", "attribute", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF_NAME:
+        return getattr(import_module(_HOME_OF_NAME[name]), name)
+    if name in _MODULES:
+        return import_module(f"sparseact.{name}")
+    raise AttributeError(f"module 'sparseact' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})

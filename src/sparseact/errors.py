@@ -1,0 +1,49 @@
+"""The errors that a user can cause, each with one line that says what to change."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SparseactError(Exception):
+    """Base of every error that sparseact raises on purpose."""
+
+
+class InputError(SparseactError, ValueError):
+    """The user's mistake: an option, a file or a model that cannot be used.
+
+    The message is one line that names the option or file, what was found and what is valid. The
+    command line prints it as it is and exits 2.
+    """
+
+
+class UnsupportedModelError(InputError):
+    """A model in which no MLP neurons or attention heads could be found."""
+
+
+class MissingExtraError(InputError):
+    """A part of sparseact was asked for whose optional dependencies are not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; it comes with: pip install 'sparseact[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+def unknown_name(option: str, found: str, valid: Iterable[str]) -> InputError:
+    """An error for a name that is not one of a known set.
+
+    Args:
+        option: where the name was given, with the noun it should be: "--metrics: unknown metric".
+            Without a noun ("--metrics"), "unknown value" is said.
+        found: the name that was given.
+        valid: the names that would have been right, in the order to list them.
+
+    Returns:
+        `--metrics: unknown metric 'gox'. Did you mean gxo? Valid: magnitude, gxo.`, to be raised.
+    """
+    names = list(valid)
+    head = option if "unknown" in option else f"{option}: unknown value"
+    by_lower_case = {name.lower(): name for name in names}
+    close = get_close_matches(found.lower(), by_lower_case, n=1, cutoff=0.6)
+    hint = f" Did you mean {by_lower_case[close[0]]}?" if close else ""
+    return InputError(f"{head} {found!r}.{hint} Valid: {', '.join(names)}.")
