@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sparseact.errors import InputError
@@ -49,10 +49,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(f"cannot write {target}: {reason}; what stood there before is unchanged") from error
     finally:
         # The folder itself may be what is missing or forbidden; there is nothing to remove then.
-        try:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def _fault_of_the_place(error: Exception) -> str | None:

@@ -1,5 +1,100 @@
-"""The command line."""
+"""The command line: arguments to one library call each.
+
+Nothing heavy is imported before a command runs, so that `--help` is quick.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
+
+import sparseact
+from sparseact.cli.fetch import fetch
+from sparseact.cli.models import models
+from sparseact.cli.score import score
+from sparseact.cli.sweep import sweep
+from sparseact.errors import InputError, MissingExtraError
+
+DONE, OUR_FAULT, USERS_MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+# Which extra brings a package that some command imports.
+_EXTRA_OF_PACKAGE = {
+    "datasets": "datasets",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "pandas": "sweep",
+    "pyarrow": "sweep",
+    "sacrebleu": "sweep",
+}
+
+app = App(
+    name="sparseact",
+    help="Sparse activation in small language models: which neurons and heads matter, and what leaving out the "
+    "others costs.",
+    version=sparseact.__version__,
+    suppress_keyboard_interrupt=False,
+)
+for command in (models, fetch, sweep, score):
+    app.command(command)
+app.register_install_completion_command(help="Install completion for the shell in use, and exit.")
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what stands after `sparseact`; by default the arguments of the process.
+
+    Returns:
+        The exit status: 0 done, 2 the user's mistake (one line on standard error), 1 our fault,
+        130 interrupted, 141 if the reader of standard output has gone.
+    """
+    try:
+        answer = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        if isinstance(answer, str):
+            sys.stdout.write(answer + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever Python still flushes at exit must not complain about the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt as stop:
+        kept = " ".join(getattr(stop, "__notes__", [])) or "files that were there before are unchanged"
+        return _say(f"interrupted; {kept}", INTERRUPTED)
+    except CycloptsError as error:
+        return _say(_what_was_wrong(error), USERS_MISTAKE)
+    except InputError as error:
+        return _say(str(error), USERS_MISTAKE)
+    except Exception as error:  # noqa: BLE001  the last resort: a line instead of a traceback
+        return _report_unexpected(error)
+    return DONE
+
+
+def _what_was_wrong(error: CycloptsError) -> str:
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, InputError):  # a converter of ours refused a value
+        return str(cause)
+    stray = (error.unused_tokens or [""])[0]
+    if isinstance(error, UnknownCommandError) and stray.startswith("-"):
+        return f"Unknown option: {stray}. Options stand after the command."
+    if isinstance(error, UnusedCliTokensError):
+        return f"Unexpected argument {stray!r}. See --help."
+    return str(error)
+
+
+def _report_unexpected(error: Exception) -> int:
+    if os.environ.get("SPARSEACT_DEBUG"):
+        traceback.print_exception(error)
+        return OUR_FAULT
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA_OF_PACKAGE:
+        return _say(str(MissingExtraError(error.name, _EXTRA_OF_PACKAGE[error.name])), USERS_MISTAKE)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _say(f"internal error: {what}; please report it; set SPARSEACT_DEBUG=1 for the traceback", OUR_FAULT)
+
+
+def _say(message: str, status: int) -> int:
+    sys.stderr.write(f"sparseact: {' '.join(message.split())}\n")
+    return status

@@ -1,0 +1,95 @@
+"""Options that several commands share, and how their values are read."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+from cyclopts.validators import Number
+
+from sparseact.errors import InputError
+
+SHARED = Group("Shared options", sort_key=9)
+
+
+def _split_names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    names = tuple(part.strip() for token in tokens for part in token.value.split(","))
+    if "" in names:
+        given = ",".join(token.value for token in tokens)
+        raise InputError(f"{tokens[0].keyword}: an empty name in the list {given!r}")
+    return names
+
+
+def _split_numbers(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    numbers = []
+    for token in tokens:
+        for part in token.value.split(","):
+            try:
+                numbers.append(float(part))
+            except ValueError:
+                raise InputError(f"{token.keyword}: {part.strip()!r} is not a number") from None
+    return tuple(numbers)
+
+
+def _read_correction(_: Any, tokens: Sequence[Token]) -> float | str:
+    (token,) = tokens
+    if token.value == "auto":
+        return "auto"
+    try:
+        return float(token.value)
+    except ValueError:
+        raise InputError(f"--correction: {token.value!r} is neither a number nor auto") from None
+
+
+def _with_commas(values: tuple[object, ...] | None) -> str:
+    return ",".join(str(value) for value in values or ())
+
+
+# A list is written with commas, or the option is repeated.
+Names = Annotated[
+    tuple[str, ...],
+    Parameter(converter=_split_names, n_tokens=1, negative=(), show_default=_with_commas),
+]
+Numbers = Annotated[
+    tuple[float, ...],
+    Parameter(converter=_split_numbers, n_tokens=1, negative=(), show_default=_with_commas),
+]
+Correction = Annotated[float | str, Parameter(converter=_read_correction, n_tokens=1)]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]  # off unless given
+ModelName = Annotated[str, Parameter(name="--model", group=SHARED)]
+
+
+@Parameter(name="*", group=SHARED)
+@dataclass(frozen=True)
+class Shared:
+    """What every command takes."""
+
+    seed: int = 0
+    """Seed of everything that is drawn at random."""
+
+    threads: Count | None = None
+    """Threads that torch computes with; by default torch decides."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps; what was used is reported."""
+
+    json: Flag = False
+    """Write one JSON object to standard output and nothing else."""
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Set the threads; keep standard output for the answer, whatever a library prints meanwhile."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        with redirect_stdout(sys.stderr):
+            yield
+
+    def answer(self, record: dict[str, Any], text: str) -> str:
+        """What the command prints: `record` as one JSON object, or `text` for a reader."""
+        return json.dumps(record, default=str, ensure_ascii=False) if self.json else text

@@ -1,0 +1,69 @@
+"""`sparseact score`."""
+
+from pathlib import Path
+from typing import Literal
+
+from sparseact.cli.options import Correction, Count, ModelName, Shared
+
+
+def score(
+    *,
+    prompt: str,
+    metric: str = "corrected-gxo",
+    max_new_tokens: Count = 24,
+    correction: Correction = 0.5,
+    heads_formula: Literal["released", "theorem"] = "released",
+    ig_steps: Count = 20,
+    chat: bool = True,
+    out: Path = Path("runs/score"),
+    model: ModelName = "smollm2",
+    shared: Shared = Shared(),
+) -> str:
+    """Score every neuron and head for each token that the model answers to one prompt.
+
+    Example: sparseact score --prompt "Why is the sky blue?" --metric gxo
+
+    Args:
+        prompt: The question.
+        metric: One of magnitude, gradient, gradient-abs, gxo, snip, fisher, ig, corrected-gxo, random.
+        max_new_tokens: The longest answer, in tokens.
+        correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
+            or auto for 2/sqrt(N) with N units in the layer.
+        heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
+        ig_steps: Steps of integrated gradients.
+        chat: Put the prompt into the tokenizer's chat template where it has one.
+        out: The folder for scores.safetensors and heatmap.png.
+        model: smollm2, gemma3, a hub id, a folder or a .gguf file.
+    """
+    with shared.session():
+        from sparseact.models import load
+        from sparseact.report import write_heatmap
+        from sparseact.scores import attribute
+
+        language_model, tokenizer = load(model, device=shared.device)
+        scores = attribute(
+            language_model,
+            tokenizer,
+            prompt,
+            metric=metric,
+            max_new_tokens=max_new_tokens,
+            correction=correction,
+            heads_formula=heads_formula,
+            ig_steps=ig_steps,
+            chat=chat,
+            seed=shared.seed,
+        )
+        scores.save(out)
+        write_heatmap(scores, tokenizer, out / "heatmap.png")
+        answered = tokenizer.decode(scores.tokens)
+    used = str(language_model.device)
+    record = {
+        "out": str(out),
+        "model": model,
+        "metric": metric,
+        "device": used,
+        "text": answered,
+        "tokens": len(scores.tokens),
+        "files": ["scores.safetensors", "heatmap.png"],
+    }
+    return shared.answer(record, f"{answered}\n\nwritten to {out} (device {used})")

@@ -1,0 +1,97 @@
+"""`sparseact sweep`."""
+
+import json
+import sys
+from pathlib import Path
+from shlex import join
+from typing import Literal
+
+from sparseact.cli.options import Correction, Count, Flag, ModelName, Names, Numbers, Shared
+
+
+def sweep(
+    *,
+    metrics: Names = ("corrected-gxo", "gxo", "magnitude", "random"),
+    units: Names = ("mlp",),
+    sparsity: Numbers = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    heads_sparsity: Numbers | None = None,
+    prompts: str | None = None,
+    column: str | None = None,
+    limit: Count | None = None,
+    max_new_tokens: Count = 24,
+    correction: Correction = 0.5,
+    heads_formula: Literal["released", "theorem"] = "released",
+    ig_steps: Count = 20,
+    chat: bool = True,
+    bug_compatible: Flag = False,
+    report: bool = True,
+    out: Path = Path("runs/sweep"),
+    model: ModelName = "smollm2",
+    shared: Shared = Shared(),
+) -> str:
+    """Measure quality against sparsity, per metric: the experiment of "Achieving Sparse Activation in Small
+    Language Models" (Song et al. 2024).
+
+    For every prompt the model answers densely; that answer is the label. Each metric then says which
+    neurons or heads matter for each of the label's tokens, the others are switched off at each level of
+    sparsity, and what the sparse model says is compared with the label. Ctrl-C keeps what is done; the
+    same command goes on from there.
+
+    Examples: sparseact sweep --limit 20;
+    sparseact sweep --metrics corrected-gxo,magnitude --units mlp,both --sparsity 0.5,0.8 --out runs/mine
+
+    Args:
+        metrics: A list from magnitude, gradient, gradient-abs, gxo, snip, fisher, ig, corrected-gxo,
+            random. All but magnitude and random use the label and are marked as oracles.
+        units: What is switched off, a list from mlp, heads, both.
+        sparsity: Levels between 0 and 1, the share of the units that is switched off.
+        heads_sparsity: Levels for the heads where units is both, one per level of --sparsity.
+        prompts: A txt, csv, jsonl or parquet file, or the name of a data set; by default the built-in questions.
+        column: The column of --prompts that holds the text.
+        limit: Use only the first prompts.
+        max_new_tokens: The longest label, in tokens.
+        correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
+            or auto for 2/sqrt(N) with N units in the layer.
+        heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
+        ig_steps: Steps of integrated gradients.
+        chat: Put the prompt into the tokenizer's chat template where it has one.
+        bug_compatible: Follow the released code's protocol: mask the first 75% of the layers, leave the
+            first token dense, count heads 1/3 and MLP 2/3.
+        report: Write curve.png and report.html too.
+        out: The folder for sweep.csv, samples.parquet, meta.json, curve.png and report.html.
+        model: smollm2, gemma3, a hub id, a folder or a .gguf file.
+    """
+    with shared.session():
+        from sparseact.data import load_prompts
+        from sparseact.models import load
+        from sparseact.report import write_report
+        from sparseact.sweep import Plan, run_sweep
+
+        plan = Plan(
+            metrics=metrics,
+            units=units,
+            sparsity=sparsity,
+            heads_sparsity=heads_sparsity,
+            correction=correction,
+            heads_formula=heads_formula,
+            ig_steps=ig_steps,
+            max_new_tokens=max_new_tokens,
+            seed=shared.seed,
+            chat=chat,
+            bug_compatible=bug_compatible,
+        )
+        questions = load_prompts(prompts, column=column, limit=limit)
+        language_model, tokenizer = load(model, device=shared.device)
+        try:
+            table = run_sweep(
+                language_model, tokenizer, plan, questions, out, command=join(["sparseact", *sys.argv[1:]])
+            )
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"what is done is kept in {out}, and the same command goes on from there")
+            raise
+        if report:
+            write_report(out)
+    rows = json.loads(table.to_json(orient="records"))  # pandas writes NaN as null, json does not
+    used = str(language_model.device)
+    text = f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n\nwritten to {out} (device {used})"
+    return shared.answer({"out": str(out), "device": used, "rows": rows}, text)
