@@ -35,7 +35,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: no space, no permission, or another fault of the place that was asked for.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    temporary = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():

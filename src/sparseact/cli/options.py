@@ -44,19 +44,16 @@ def _read_correction(_: Any, tokens: Sequence[Token]) -> float | str:
         raise InputError(f"--correction: {token.value!r} is neither a number nor auto") from None
 
 
-def _with_commas(values: tuple[object, ...] | None) -> str:
-    return ",".join(str(value) for value in values or ())
+def _with_commas(values: tuple[object, ...]) -> str:
+    return ",".join(str(value) for value in values)
 
 
 # A list is written with commas, or the option is repeated.
-Names = Annotated[
-    tuple[str, ...],
-    Parameter(converter=_split_names, n_tokens=1, negative=(), show_default=_with_commas),
-]
-Numbers = Annotated[
-    tuple[float, ...],
-    Parameter(converter=_split_numbers, n_tokens=1, negative=(), show_default=_with_commas),
-]
+_names = Parameter(converter=_split_names, n_tokens=1, negative=(), show_default=_with_commas)
+Names = Annotated[tuple[str, ...], _names]
+_numbers = Parameter(converter=_split_numbers, n_tokens=1, negative=(), show_default=_with_commas)
+Numbers = Annotated[tuple[float, ...], _numbers]
+NumbersOrNone = Annotated[tuple[float, ...] | None, _numbers, Parameter(show_default=False)]
 Correction = Annotated[float | str, Parameter(converter=_read_correction, n_tokens=1)]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]  # off unless given

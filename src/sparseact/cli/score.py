@@ -10,7 +10,8 @@ def score(
     *,
     prompt: str,
     metric: str = "corrected-gxo",
-    max_new_tokens: Count = 24,
+    units: Literal["mlp", "heads", "both"] = "both",
+    max_new_tokens: Count = 32,
     correction: Correction = 0.5,
     heads_formula: Literal["released", "theorem"] = "released",
     ig_steps: Count = 20,
@@ -26,13 +27,14 @@ def score(
     Args:
         prompt: The question.
         metric: One of magnitude, gradient, gradient-abs, gxo, snip, fisher, ig, corrected-gxo, random.
+        units: What is scored.
         max_new_tokens: The longest answer, in tokens.
         correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
             or auto for 2/sqrt(N) with N units in the layer.
         heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
         ig_steps: Steps of integrated gradients.
         chat: Put the prompt into the tokenizer's chat template where it has one.
-        out: The folder for scores.safetensors and heatmap.png.
+        out: The folder for scores.safetensors, scores.json and heatmap.png.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
     with shared.session():
@@ -46,6 +48,7 @@ def score(
             tokenizer,
             prompt,
             metric=metric,
+            units=units,
             max_new_tokens=max_new_tokens,
             correction=correction,
             heads_formula=heads_formula,
@@ -54,7 +57,9 @@ def score(
             seed=shared.seed,
         )
         scores.save(out)
-        write_heatmap(scores, tokenizer, out / "heatmap.png")
+        values = {name: value.float().cpu().numpy() for name, value in scores.values.items()}
+        words = [tokenizer.decode([token]) for token in scores.tokens.tolist()]
+        write_heatmap(values, words, out / "heatmap.png", title=f"{metric}: {prompt}")
         answered = tokenizer.decode(scores.tokens)
     used = str(language_model.device)
     record = {
@@ -64,6 +69,6 @@ def score(
         "device": used,
         "text": answered,
         "tokens": len(scores.tokens),
-        "files": ["scores.safetensors", "heatmap.png"],
+        "files": ["scores.safetensors", "scores.json", "heatmap.png"],
     }
     return shared.answer(record, f"{answered}\n\nwritten to {out} (device {used})")

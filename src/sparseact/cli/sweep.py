@@ -6,19 +6,19 @@ from pathlib import Path
 from shlex import join
 from typing import Literal
 
-from sparseact.cli.options import Correction, Count, Flag, ModelName, Names, Numbers, Shared
+from sparseact.cli.options import Correction, Count, Flag, ModelName, Names, Numbers, NumbersOrNone, Shared
 
 
 def sweep(
     *,
-    metrics: Names = ("corrected-gxo", "gxo", "magnitude", "random"),
-    units: Names = ("mlp",),
-    sparsity: Numbers = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    heads_sparsity: Numbers | None = None,
+    metrics: Names = ("corrected-gxo", "gxo", "snip", "gradient", "magnitude", "random"),
+    units: Names = ("mlp", "heads", "both"),
+    sparsity: Numbers = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    heads_sparsity: NumbersOrNone = None,
     prompts: str | None = None,
     column: str | None = None,
     limit: Count | None = None,
-    max_new_tokens: Count = 24,
+    max_new_tokens: Count = 32,
     correction: Correction = 0.5,
     heads_formula: Literal["released", "theorem"] = "released",
     ig_steps: Count = 20,

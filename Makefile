@@ -1,0 +1,64 @@
+# One environment, .venv, serves every target. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+WORKERS ?= 2
+DEMO := demo
+
+.PHONY: help env demo test test-slow lint format bench docs help-pages results clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP)  ## make .venv with everything and get the built-in model smollm2
+	@$(BIN)/sparseact fetch smollm2
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11; give another with: make env PYTHON=..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
+	@touch $@
+
+demo: env  ## run a small real sweep and say where its page is
+	$(BIN)/sparseact sweep --metrics corrected-gxo,gxo,magnitude,random --units mlp --sparsity 0.5,0.7,0.8,0.9 \
+	  --limit 16 --max-new-tokens 16 --out $(DEMO)
+	@echo
+	@echo "$(DEMO)/report.html  the page: quality against sparsity per metric, attribution by layer, texts side by side"
+	@echo "$(DEMO)/curve.png    the picture: agreement with the dense model's own tokens against achieved sparsity"
+	@echo "What they show: the attribution scores (corrected-gxo, gxo) keep more of the dense model's tokens than"
+	@echo "magnitude does, and they have seen those tokens: the leakage plot beside the curves says what that is worth."
+
+test: env  ## run the whole default test suite
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+test-slow: env  ## run the tests that take minutes
+	$(BIN)/pytest -m slow --timeout 1800
+
+lint: env  ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: env  ## measure what one attribution costs against the published loop
+	$(BIN)/python benchmarks/attribution.py
+
+docs: env help-pages  ## build the documentation in docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+help-pages: $(STAMP)  ## write docs/help.md from the commands' --help
+	$(BIN)/python scripts/help_pages.py
+
+results: env  ## measure the tables of docs/results again (hours)
+	$(BIN)/python benchmarks/song2024.py
+
+clean:  ## remove what the targets made, except .venv
+	rm -rf $(DEMO) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
