@@ -11,12 +11,12 @@ import sparseact
 _PACKAGES = ("torch", "transformers", "numpy", "safetensors", "gguf", "pandas", "sacrebleu")
 
 
-def describe(device: str = "cpu", dtype: str | None = None) -> dict[str, Any]:
+def describe(device: object = "cpu", dtype: object = None) -> dict[str, Any]:
     """The machine, the threads and the versions that a result depends on, ready for JSON.
 
     Args:
-        device: the device that was used, as torch names it: "cpu", "cuda:0", "mps".
-        dtype: the type of the weights that was used, "float32" for instance; left out if None.
+        device: the device that was used, a torch.device or its name: "cpu", "cuda:0", "mps".
+        dtype: the type of the weights that was used, a torch.dtype or its name; left out if None.
 
     Returns:
         `cpu` (str), `cores` (int, those this process may use), `memory_bytes` (int or None), `threads`
@@ -24,13 +24,14 @@ def describe(device: str = "cpu", dtype: str | None = None) -> dict[str, Any]:
     """
     import torch
 
+    device = str(device)
     described: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": _usable_cores(),
         "memory_bytes": _memory_bytes(),
         "threads": torch.get_num_threads(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else cpu_name(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {"sparseact": sparseact.__version__} | installed_versions(_PACKAGES),

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
@@ -34,7 +34,7 @@ def _split_numbers(_: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
     return tuple(numbers)
 
 
-def _read_correction(_: Any, tokens: Sequence[Token]) -> float | str:
+def _read_correction(_: Any, tokens: Sequence[Token]) -> float | Literal["auto"]:
     (token,) = tokens
     if token.value == "auto":
         return "auto"
@@ -54,7 +54,7 @@ Names = Annotated[tuple[str, ...], _names]
 _numbers = Parameter(converter=_split_numbers, n_tokens=1, negative=(), show_default=_with_commas)
 Numbers = Annotated[tuple[float, ...], _numbers]
 NumbersOrNone = Annotated[tuple[float, ...] | None, _numbers, Parameter(show_default=False)]
-Correction = Annotated[float | str, Parameter(converter=_read_correction, n_tokens=1)]
+Correction = Annotated[float | Literal["auto"], Parameter(converter=_read_correction, n_tokens=1, show_choices=False)]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]  # off unless given
 ModelName = Annotated[str, Parameter(name="--model", group=SHARED)]

@@ -63,7 +63,7 @@ def sweep(
     """
     with shared.session():
         from sparseact.data import load_prompts
-        from sparseact.models import load
+        from sparseact.models import describe_model, load
         from sparseact.report import write_report
         from sparseact.sweep import Plan, run_sweep
 
@@ -84,14 +84,25 @@ def sweep(
         language_model, tokenizer = load(model, device=shared.device)
         try:
             table = run_sweep(
-                language_model, tokenizer, plan, questions, out, command=join(["sparseact", *sys.argv[1:]])
+                language_model,
+                tokenizer,
+                plan,
+                questions,
+                out,
+                model_info=describe_model(model, language_model),
+                prompts_source=prompts or "built-in questions",
+                command=join(["sparseact", *sys.argv[1:]]),
             )
         except KeyboardInterrupt as stop:
             stop.add_note(f"what is done is kept in {out}, and the same command goes on from there")
             raise
         if report:
             write_report(out)
-    rows = json.loads(table.to_json(orient="records"))  # pandas writes NaN as null, json does not
     used = str(language_model.device)
-    text = f"{table.to_string(index=False, float_format='{:.3f}'.format)}\n\nwritten to {out} (device {used})"
+    rows = json.loads(table.to_json(orient="records"))  # pandas writes NaN as null, json does not
+    agreement = table.pivot_table(index=["units", "metric"], columns="sparsity", values="agreement", sort=False)
+    text = (
+        "agreement with the dense model's own tokens, by sparsity:\n\n"
+        f"{agreement.to_string(float_format='{:.3f}'.format)}\n\nwritten to {out} (device {used})"
+    )
     return shared.answer({"out": str(out), "device": used, "rows": rows}, text)
