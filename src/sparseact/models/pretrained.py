@@ -1,0 +1,99 @@
+"""Reading a model in the format of transformers, from a folder or from the hub."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparseact.errors import InputError, unknown_name
+from sparseact.models.builtin import BUILTIN
+from sparseact.models.quiet import first_line, quiet
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
+    """Read the model and the tokenizer in a folder; the model on the CPU.
+
+    Raises:
+        InputError: the folder does not hold a whole causal language model.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"--model: the folder {folder} has no config.json, so it holds no transformers model")
+    with quiet():
+        return _load(str(folder), dtype)
+
+
+def load_from_hub(name: str, dtype: "torch.dtype") -> tuple[Any, Any]:
+    """Read a model and a tokenizer of the hub, or their copies in the hub's cache without a network.
+
+    Raises:
+        InputError: there is no such model, it cannot be reached, or is not a causal language model.
+    """
+    with quiet(progress=True):
+        reachable = _is_on_hub(name)
+        try:
+            return _load(name, dtype, local_files_only=not reachable)
+        except _NotFoundError as error:
+            # Either the network is missing, or a file of the model is.
+            reason = first_line(error) if reachable else "the hub cannot be reached and its cache has no copy"
+            raise _unknown_model(name, reason) from error
+
+
+class _NotFoundError(InputError):
+    """A file that transformers looked for was not there."""
+
+
+def _load(place: str, dtype: "torch.dtype", **where: Any) -> tuple[Any, Any]:
+    """Read a model and a tokenizer, refusing weights that do not fit the model."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(place, **where)
+        _check_causal(config, place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **where)
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=dtype, output_loading_info=True, **where
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        kind = _NotFoundError if isinstance(error, OSError) else InputError
+        raise kind(f"--model {place}: transformers cannot load it: {first_line(error)}") from error
+    if missing := sorted(loaded["missing_keys"]):
+        # transformers would go on with random numbers in their place
+        raise InputError(
+            f"--model {place}: the weights lack {len(missing)} of the model's tensors, {missing[0]} for one"
+        )
+    return model, tokenizer
+
+
+def _check_causal(config: Any, place: str) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder or getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"--model {place}: a {config.model_type} model is not a causal (decoder-only) language model")
+
+
+def _is_on_hub(name: str) -> bool:
+    """Ask the hub for the model once, because transformers retries for half a minute without a network.
+
+    Returns:
+        True if the model is there, False if the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise _unknown_model(name, "the hub has no such model either") from error
+    except HfHubHTTPError as error:
+        raise InputError(f"--model {name}: the hub refuses it: {first_line(error)}") from error
+    except Exception:  # noqa: BLE001 - the type depends on which HTTP client the hub's library uses
+        return False
+    return True
+
+
+def _unknown_model(name: str, reason: str) -> InputError:
+    return unknown_name(f"--model: no such file or folder, and {reason}; unknown built-in model", name, BUILTIN)
