@@ -1,0 +1,7 @@
+"""What sparsity costs in quality, and what was really switched off."""
+
+from sparseact.measure.density import achieved_sparsity, published_sparsity
+from sparseact.measure.quality import Quality, compare, second_choices
+from sparseact.measure.text import bleu
+
+__all__ = ["Quality", "achieved_sparsity", "bleu", "compare", "published_sparsity", "second_choices"]

@@ -1,0 +1,21 @@
+"""How much a unit matters: one forward and one backward for all layers and tokens."""
+
+from sparseact.scores.attribute import Scores, attribute
+from sparseact.scores.integrated_gradients import path_gradients
+from sparseact.scores.metric import Metric
+from sparseact.scores.metrics import METRICS, MetricOptions, make_metric, score_sites
+from sparseact.scores.one_pass import IGNORED, Attribution, attribute_in_one_pass
+
+__all__ = [
+    "IGNORED",
+    "METRICS",
+    "Attribution",
+    "Metric",
+    "MetricOptions",
+    "Scores",
+    "attribute",
+    "attribute_in_one_pass",
+    "make_metric",
+    "path_gradients",
+    "score_sites",
+]

@@ -1,0 +1,152 @@
+"""Scores of the units for the tokens that a model generates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact.data import check_context, encode_prompt
+from sparseact.decoding import decode_greedily, evaluation_mode, pad_left, prefill, stop_tokens
+from sparseact.errors import InputError
+from sparseact.files import write_atomically
+from sparseact.scores.corrected_gxo import HeadsFormula
+from sparseact.scores.integrated_gradients import path_gradients
+from sparseact.scores.metrics import MetricOptions, make_metric, score_sites
+from sparseact.scores.one_pass import IGNORED, attribute_in_one_pass
+from sparseact.sites import find_sites
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one prompt's generated tokens.
+
+    Attributes:
+        tokens: [T] ids of the label: the model's own dense greedy tokens, or those given.
+        prompt_tokens: [P] ids of the prompt.
+        values: `mlp.{layer}` [T, neurons] and `heads.{layer}` [T, heads].
+        meta: metric and options that made them.
+    """
+
+    tokens: Tensor
+    prompt_tokens: Tensor
+    values: dict[str, Tensor]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Scores of one site, by name: `scores["mlp.0"]`."""
+        return self.values[name]
+
+    def save(self, folder: str | Path) -> None:
+        """Write scores.safetensors (tensors) and scores.json (metric, options) into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {**self.values, "tokens": self.tokens, "prompt_tokens": self.prompt_tokens}
+        with write_atomically(folder / "scores.safetensors") as path:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+        with write_atomically(folder / "scores.json") as path:
+            path.write_text(json.dumps({"version": VERSION, **self.meta}, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Scores:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the folder holds no scores, or those of a newer version.
+        """
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / "scores.json").read_text())
+            values = load_file(folder / "scores.safetensors")
+        except Exception as error:  # a damaged file raises what its reader likes
+            raise InputError(f"{folder}: no readable scores here ({error})") from error
+        if meta.pop("version", None) != VERSION:
+            raise InputError(f"{folder}: scores of another version than {VERSION}; update sparseact")
+        return cls(values.pop("tokens"), values.pop("prompt_tokens"), values, meta)
+
+
+@overload
+def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, **options: Any) -> Scores: ...
+@overload
+def attribute(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[str], **options: Any
+) -> list[Scores]: ...
+def attribute(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | Sequence[str],
+    *,
+    metric: str = "corrected-gxo",
+    units: str = "both",
+    max_new_tokens: int = 32,
+    label: Tensor | None = None,
+    correction: float | Literal["auto"] = 0.5,
+    heads_formula: HeadsFormula = "released",
+    ig_steps: int = 20,
+    seed: int = 0,
+    chat: bool = True,
+) -> Scores | list[Scores]:
+    """Score every unit for every token that the model generates after a prompt.
+
+    All layers and tokens cost one forward and one backward (integrated gradients: `ig_steps` of
+    each per layer and kind).
+
+    Args:
+        prompt: one prompt, or several that run as one left-padded batch.
+        metric: a name in `METRICS`.
+        units: "mlp", "heads" or "both".
+        label: [T] token ids to attribute instead of the greedy continuation (one prompt only).
+        correction, heads_formula: see `CorrectedGxO`.
+        chat: use the tokenizer's chat template where it has one.
+
+    Returns:
+        One `Scores` per prompt.
+
+    Raises:
+        InputError: an unknown metric or unit, a prompt that does not fit the context, scores that
+            are not finite.
+    """
+    scorer = make_metric(metric, MetricOptions(correction, heads_formula, seed))
+    sites = find_sites(model, units)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    ids = [encode_prompt(tokenizer, text, chat=chat).to(model.device) for text in prompts]
+    for index, row in enumerate(ids):
+        check_context(model.config, row.shape[1], max_new_tokens, index)
+    if label is not None and len(ids) != 1:
+        raise InputError("label: one label needs one prompt")
+
+    with evaluation_mode(model):
+        prefix = prefill(model, *pad_left(ids, pad=0))
+        if label is None:
+            labels = decode_greedily(model, prefix, max_new_tokens, stop_tokens(model))
+        else:
+            labels = [label.to(model.device)]
+        padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        found = attribute_in_one_pass(model, sites, prefix, padded)
+        gradient = found.gradient
+        if scorer.reads == "path":
+            if len(ids) != 1:
+                raise InputError("metric 'ig' takes one prompt at a time")
+            gradient = path_gradients(model, sites, prefix, padded, found.keys_values, steps=ig_steps)
+        scores = score_sites(scorer, found.x, gradient)
+
+    meta = {"metric": metric, "units": units, "correction": correction, "heads_formula": heads_formula, "seed": seed}
+    results = [
+        Scores(
+            tokens,
+            row[0],
+            {site.name: score[index, : len(tokens)].detach() for site, score in scores.items()},
+            {**meta, "prompt": text},
+        )
+        for index, (tokens, row, text) in enumerate(zip(labels, ids, prompts, strict=True))
+    ]
+    return results[0] if isinstance(prompt, str) else results

@@ -1,0 +1,36 @@
+"""Gradient: s = -mean(g) as published, or s = mean|g|."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sparseact.scores.metric import Gradient
+
+
+@dataclass(frozen=True)
+class SignedGradient:
+    """s = -mean_d(g), signed as published (Song et al. 2024, table 2 and released code)."""
+
+    name: str = "gradient"
+    reads: Gradient = "own"
+
+    def score(
+        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
+    ) -> Float[Tensor, "*batch units"]:
+        """Score [..., units] of gradients [..., units, size]; the output is not read."""
+        return -gradient.mean(dim=-1)
+
+
+@dataclass(frozen=True)
+class AbsoluteGradient:
+    """s = mean_d|g|: sensitivity to the unit, whichever way it moves."""
+
+    name: str = "gradient-abs"
+    reads: Gradient = "own"
+
+    def score(
+        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
+    ) -> Float[Tensor, "*batch units"]:
+        """Score [..., units] of gradients [..., units, size]; the output is not read."""
+        return gradient.abs().mean(dim=-1)

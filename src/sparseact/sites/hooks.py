@@ -1,0 +1,96 @@
+"""Read and change the units of a model while it runs: one pre-hook per linear, gone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparseact.errors import SparseactError
+from sparseact.sites.site import Site
+
+OnUnits = Callable[[Site, Tensor], Tensor]
+"""Takes a site and its units' outputs [batch, tokens, units, unit_size]; returns what replaces them."""
+
+
+@contextmanager
+def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iterator[None]:
+    """Run `function` on the units of every site in each forward pass inside the `with` block.
+
+    The hooks are removed on the way out, after an exception too. Several contexts may be nested.
+
+    Raises:
+        SparseactError: on a normal exit, if a forward pass ran no site (a silent no-op otherwise).
+    """
+    by_module: dict[str, dict[str, Site]] = {}
+    for site in sites:
+        by_module.setdefault(site.module.removeprefix(site.block + "."), {})[site.block] = site
+    tracker = _Tracker()
+    with ExitStack() as hooks:
+        for path in dict.fromkeys(site.block for site in sites):
+            block = model.get_submodule(path)
+            enter = block.register_forward_pre_hook(tracker.enter(path), with_kwargs=True)
+            hooks.callback(enter.remove)
+        seen: set[int] = set()
+        for site in sites:
+            linear = model.get_submodule(site.module)
+            if id(linear) not in seen:  # a module that several blocks share gets one hook
+                seen.add(id(linear))
+                name = site.module.removeprefix(site.block + ".")
+                hook = linear.register_forward_pre_hook(tracker.run(by_module[name], function))
+                hooks.callback(hook.remove)
+        yield
+    if tracker.blocks_run and not tracker.sites_run:
+        raise SparseactError(f"{type(model).__name__} ran, but none of its {len(sites)} sites was touched")
+
+
+@contextmanager
+def capture(model: nn.Module, sites: Sequence[Site], *, gradient: bool = False) -> Iterator[dict[Site, Tensor]]:
+    """Record the units' outputs [batch, tokens, units, unit_size] of the last forward pass.
+
+    With `gradient`, what is recorded is part of the graph and can be differentiated with respect to,
+    whether or not the model's parameters require gradients.
+    """
+    recorded: dict[Site, Tensor] = {}
+
+    def record(site: Site, x: Tensor) -> Tensor:
+        if gradient and not x.requires_grad:
+            x = x.detach().requires_grad_()
+        recorded[site] = x
+        return x
+
+    with on_units(model, sites, record):
+        yield recorded
+
+
+class _Tracker:
+    """Knows which block runs, and the batch shape, which OPT flattens before its MLP."""
+
+    def __init__(self) -> None:
+        self.block = ""
+        self.shape: tuple[int, ...] = ()
+        self.blocks_run = 0
+        self.sites_run = 0
+
+    def enter(self, path: str) -> Callable[..., None]:
+        def pre_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self.block, self.shape = path, tuple(hidden.shape[:-1])
+            self.blocks_run += 1
+
+        return pre_hook
+
+    def run(self, sites: dict[str, Site], function: OnUnits) -> Callable[..., tuple[Tensor, ...] | None]:
+        def pre_hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+            site = sites.get(self.block)
+            if site is None:  # shared by a block that was not asked for
+                return None
+            self.sites_run += 1
+            x = args[0]
+            units = x.reshape(*self.shape, site.units, site.unit_size)
+            changed = function(site, units)
+            return (changed.reshape(x.shape), *args[1:])
+
+        return pre_hook

@@ -1,0 +1,175 @@
+"""Where each model family keeps its units: module names inside one block, tried by structure.
+
+No family needs code of its own, because a neuron and a head are both a slice of the input of a
+linear. To add a family, append a `Layout` to `LAYOUTS`, or publish one under the entry point group
+`sparseact.layouts`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from torch import nn
+
+from sparseact.errors import UnsupportedModelError, unknown_name
+from sparseact.sites.site import Site, UnitKind
+
+UNITS: dict[str, tuple[UnitKind, ...]] = {
+    "mlp": ("mlp",),
+    "heads": ("heads",),
+    "both": ("mlp", "heads"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Module names inside one block of a family.
+
+    Attributes:
+        name: families it serves, for messages and docs.
+        mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one).
+        mlp_out: linear whose input is the neurons.
+        query: linear that makes the queries (fused q, k, v allowed).
+        attention_out: linear whose input is the heads' outputs.
+    """
+
+    name: str
+    mlp_in: tuple[str, ...]
+    mlp_out: str
+    query: str
+    attention_out: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All module names that a block of this layout must have."""
+        return (*self.mlp_in, self.mlp_out, self.query, self.attention_out)
+
+
+LAYOUTS = [
+    Layout(
+        "Llama, SmolLM2, TinyLlama, MobiLlama, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3, StableLM, OLMo2",
+        ("mlp.gate_proj", "mlp.up_proj"),
+        "mlp.down_proj",
+        "self_attn.q_proj",
+        "self_attn.o_proj",
+    ),
+    Layout("Phi 1, 1.5, 2", ("mlp.fc1",), "mlp.fc2", "self_attn.q_proj", "self_attn.dense"),
+    Layout("Phi-3", ("mlp.gate_up_proj",), "mlp.down_proj", "self_attn.qkv_proj", "self_attn.o_proj"),
+    Layout("OPT", ("fc1",), "fc2", "self_attn.q_proj", "self_attn.out_proj"),
+    Layout("GPT-2", ("mlp.c_fc",), "mlp.c_proj", "attn.c_attn", "attn.c_proj"),
+    Layout(
+        "GPT-NeoX, Pythia",
+        ("mlp.dense_h_to_4h",),
+        "mlp.dense_4h_to_h",
+        "attention.query_key_value",
+        "attention.dense",
+    ),
+]
+
+
+def find_sites(model: nn.Module, units: str = "both", *, layout: Layout | None = None) -> list[Site]:
+    """Find the units of a transformers causal LM.
+
+    Args:
+        model: a loaded model; its config gives the number of layers and heads.
+        units: "mlp", "heads" or "both".
+        layout: names to use instead of the known ones.
+
+    Returns:
+        One site per (layer, kind), by layer, neurons before heads.
+
+    Raises:
+        InputError: `units` is not one of the three.
+        UnsupportedModelError: no known layout fits the model's blocks.
+    """
+    if units not in UNITS:
+        raise unknown_name("--units: unknown units", units, UNITS)
+    blocks = _blocks(model)
+    layout = layout or _recognise(model, blocks)
+    shares = Counter(id(block.get_submodule(name)) for block in blocks.values() for name in layout.modules)
+    return [
+        site
+        for layer, (path, block) in enumerate(blocks.items())
+        for kind in UNITS[units]
+        for site in [_site(layer, kind, path, block, layout, _heads(model), shares)]
+    ]
+
+
+def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+    depth = getattr(model.config, "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return {f"{name}.{index}": block for index, block in enumerate(module)}
+    raise UnsupportedModelError(
+        f"{type(model).__name__}: no list of {depth} blocks (config.num_hidden_layers) found, "
+        "so it is not a decoder that sparseact can take apart"
+    )
+
+
+def _recognise(model: nn.Module, blocks: dict[str, nn.Module]) -> Layout:
+    found = {name for name, _ in next(iter(blocks.values())).named_modules(remove_duplicate=False)}
+    layouts = [*LAYOUTS, *(point.load() for point in entry_points(group="sparseact.layouts"))]
+    for layout in layouts:
+        if found.issuperset(layout.modules):
+            return layout
+    wanted = " or ".join("(" + ", ".join(layout.modules) + ")" for layout in layouts)
+    kind = getattr(model.config, "model_type", "?")
+    raise UnsupportedModelError(
+        f"model family {kind!r} ({type(model).__name__}) is not known and its blocks fit no known layout: "
+        f"looked for {wanted}; found {', '.join(sorted(_leaves(found)))}. To add it, pass "
+        "layout=sparseact.sites.Layout(...) or publish one as entry point 'sparseact.layouts'"
+    )
+
+
+def _leaves(names: Iterable[str]) -> list[str]:
+    names = [name for name in names if name]
+    return [name for name in names if not any(other.startswith(name + ".") for other in names)]
+
+
+def _heads(model: nn.Module) -> int:
+    return int(model.config.num_attention_heads)
+
+
+def _site(
+    layer: int,
+    kind: UnitKind,
+    path: str,
+    block: nn.Module,
+    layout: Layout,
+    heads: int,
+    shares: Counter[int],
+) -> Site:
+    out_name = layout.mlp_out if kind == "mlp" else layout.attention_out
+    out = block.get_submodule(out_name)
+    width = linear_shape(out)[1]
+    units = width if kind == "mlp" else heads
+    if width % units:
+        raise UnsupportedModelError(f"{path}.{out_name}: {width} inputs are not a multiple of {units} heads")
+    size = width // units
+    saved = _row_bytes(out, 1, shares) * size
+    if kind == "mlp":
+        saved += sum(
+            _row_bytes(block.get_submodule(name), 0, shares)
+            * (linear_shape(block.get_submodule(name))[0] // units)
+            for name in layout.mlp_in
+        )
+    else:
+        saved += _row_bytes(block.get_submodule(layout.query), 0, shares) * size
+    return Site(layer, kind, path, f"{path}.{out_name}", units, size, saved)
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """(outputs, inputs) of a linear; GPT-2's Conv1D stores its weight transposed."""
+    if hasattr(module, "in_features"):
+        return int(module.out_features), int(module.in_features)
+    inputs, outputs = module.weight.shape
+    return outputs, inputs
+
+
+def _row_bytes(module: nn.Module, axis: int, shares: Counter[int]) -> float:
+    """Weight bytes of one output (axis 0) or one input (axis 1), split among the blocks that share it."""
+    weight = module.weight
+    return weight.numel() * weight.element_size() / linear_shape(module)[axis] / shares[id(module)]

@@ -1,0 +1,48 @@
+"""A site: the place of one layer's units, as a slice of the input of one linear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+UnitKind = Literal["mlp", "heads"]
+"""`mlp`: one unit is a neuron (one input of the down projection); `heads`: one unit is an
+attention head (a slice of the input of the output projection)."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The units of one kind in one layer.
+
+    Attributes:
+        layer: index of the block, from 0.
+        kind: what one unit is.
+        block: dotted name of the block that runs the module; it tells the layers apart where
+            several blocks share one module (MobiLlama).
+        module: dotted name of the linear whose input holds the units.
+        units: number of units.
+        unit_size: input features per unit (1 for a neuron, head_dim for a head).
+        unit_bytes: weight bytes that need not be read for a token when one unit is off: a neuron's
+            rows of gate and up and its column of down; a head's rows of q and columns of o. K and V
+            of a head that is off stay, because later tokens attend to them. A module that n blocks
+            share counts 1/n in each, so that its weights are counted once.
+    """
+
+    layer: int
+    kind: UnitKind
+    block: str
+    module: str
+    units: int
+    unit_size: int
+    unit_bytes: float
+
+    @property
+    def name(self) -> str:
+        """Key of this site in artefacts: `mlp.3`, `heads.3`."""
+        return f"{self.kind}.{self.layer}"
+
+    def split(self, x: Tensor) -> Tensor:
+        """View a linear's input [..., units * unit_size] as [..., units, unit_size]."""
+        return x.unflatten(-1, (self.units, self.unit_size))
