@@ -1,0 +1,6 @@
+"""Prompts and text: built-in questions, files, data sets of the hub; and prompts as token ids."""
+
+from sparseact.data.encode import check_context, encode_prompt
+from sparseact.data.load import builtin_questions, load_prompts, load_text
+
+__all__ = ["builtin_questions", "check_context", "encode_prompt", "load_prompts", "load_text"]
