@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError
+from sparseact.models.pretrained import check_whole
 from sparseact.models.quiet import first_line, quiet
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ def load_gguf(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     try:
         with quiet():
             tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, **dense
+            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **dense
             )
     except Exception as error:
         raise InputError(f"{path}: transformers cannot read this GGUF file: {first_line(error)}") from error
+    check_whole(str(path), loaded)
     if pre_tokenizer == "smollm":
         _split_digits(tokenizer)
     return model, tokenizer

@@ -59,12 +59,19 @@ def _load(place: str, dtype: "torch.dtype", **where: Any) -> tuple[Any, Any]:
     except Exception as error:
         kind = _NotFoundError if isinstance(error, OSError) else InputError
         raise kind(f"--model {place}: transformers cannot load it: {first_line(error)}") from error
-    if missing := sorted(loaded["missing_keys"]):
-        # transformers would go on with random numbers in their place
-        raise InputError(
-            f"--model {place}: the weights lack {len(missing)} of the model's tensors, {missing[0]} for one"
-        )
+    check_whole(place, loaded)
     return model, tokenizer
+
+
+def check_whole(place: str, loaded: dict[str, Any]) -> None:
+    """Refuse weights that lack some of the model's: transformers would go on with random numbers.
+
+    Args:
+        place: where the weights are, for the error.
+        loaded: what `from_pretrained` gives with `output_loading_info=True`.
+    """
+    if missing := sorted(loaded["missing_keys"]):
+        raise InputError(f"--model {place}: the weights lack {len(missing)} tensors of the model, such as {missing[0]}")
 
 
 def _check_causal(config: Any, place: str) -> None:
