@@ -31,7 +31,8 @@ def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> "Tensor"
             )
         except Exception as error:
             # Templates are programs that come with the model and raise what they like.
-            raise InputError(f"the tokenizer's chat template fails ({error}); --no-chat leaves it out") from error
+            said = " ".join(str(error).split())
+            raise InputError(f"the tokenizer's chat template fails ({said}); --no-chat leaves it out") from error
     else:
         encoded = tokenizer(prompt, return_tensors="pt")
     ids: Tensor = encoded["input_ids"]
