@@ -30,7 +30,7 @@ def score(
         units: What is scored.
         max_new_tokens: The longest answer, in tokens.
         correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
-            or auto for 2/sqrt(N) with N units in the layer.
+            or auto: 6/sqrt(N) for N neurons, 1/sqrt(N) for N heads.
         heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
         ig_steps: Steps of integrated gradients.
         chat: Put the prompt into the tokenizer's chat template where it has one.

@@ -18,7 +18,7 @@ def sweep(
     prompts: str | None = None,
     column: str | None = None,
     limit: Count | None = None,
-    max_new_tokens: Count = 32,
+    max_new_tokens: Count = 16,
     correction: Correction = 0.5,
     heads_formula: Literal["released", "theorem"] = "released",
     ig_steps: Count = 20,
@@ -51,7 +51,7 @@ def sweep(
         limit: Use only the first prompts.
         max_new_tokens: The longest label, in tokens.
         correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
-            or auto for 2/sqrt(N) with N units in the layer.
+            or auto: 6/sqrt(N) for N neurons, 1/sqrt(N) for N heads.
         heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
         ig_steps: Steps of integrated gradients.
         chat: Put the prompt into the tokenizer's chat template where it has one.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from sparseact.sites import Site
@@ -15,8 +17,8 @@ def achieved_sparsity(off: Mapping[Site, Tensor]) -> Tensor:
     Args:
         off: share of each site's units that are off, any shape; the same shape for all sites.
     """
-    saved = sum(share * site.units * site.unit_bytes for site, share in off.items())
-    return saved / sum(site.units * site.unit_bytes for site in off)
+    total = sum(site.units * site.unit_bytes for site in off)
+    return torch.stack([share * (site.units * site.unit_bytes / total) for site, share in off.items()]).sum(0)
 
 
 def published_sparsity(off: Mapping[Site, Tensor]) -> Tensor:
@@ -26,11 +28,7 @@ def published_sparsity(off: Mapping[Site, Tensor]) -> Tensor:
     gated MLPs (Song et al. 2024, released code).
     """
     weights = {"mlp": 2 / 3, "heads": 1 / 3}
-    kinds = {site.kind for site in off}
-    total = sum(weights[kind] for kind in kinds)
-    means = {kind: _mean([share for site, share in off.items() if site.kind == kind]) for kind in kinds}
-    return sum(weights[kind] / total * means[kind] for kind in sorted(kinds))  # type: ignore[return-value]
-
-
-def _mean(shares: list[Tensor]) -> Tensor:
-    return sum(shares[1:], shares[0]) / len(shares)
+    layers = Counter(site.kind for site in off)
+    total = sum(weights[kind] for kind in layers)
+    shares = [share * (weights[site.kind] / total / layers[site.kind]) for site, share in off.items()]
+    return torch.stack(shares).sum(0)

@@ -64,8 +64,6 @@ def compare(
     return Quality(*torch.cat(rows, dim=-1))
 
 
-def second_choices(
-    dense: Float[Tensor, "steps vocabulary"], label: Int[Tensor, " steps"]
-) -> Int[Tensor, " steps"]:
+def second_choices(dense: Float[Tensor, "steps vocabulary"], label: Int[Tensor, " steps"]) -> Int[Tensor, " steps"]:
     """The most likely token of each step other than the label."""
     return dense.scatter(-1, label[:, None], -torch.inf).argmax(dim=-1)

@@ -1,6 +1,6 @@
 """How much a unit matters: one forward and one backward for all layers and tokens."""
 
-from sparseact.scores.attribute import Scores, attribute
+from sparseact.scores.attribute import Scores, attribute, attribute_batch
 from sparseact.scores.integrated_gradients import path_gradients
 from sparseact.scores.metric import Metric
 from sparseact.scores.metrics import METRICS, MetricOptions, make_metric, score_sites
@@ -14,6 +14,7 @@ __all__ = [
     "MetricOptions",
     "Scores",
     "attribute",
+    "attribute_batch",
     "attribute_in_one_pass",
     "make_metric",
     "path_gradients",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -74,37 +74,51 @@ class Scores:
         return cls(values.pop("tokens"), values.pop("prompt_tokens"), values, meta)
 
 
-@overload
-def attribute(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, **options: Any) -> Scores: ...
-@overload
-def attribute(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[str], **options: Any
-) -> list[Scores]: ...
 def attribute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str | Sequence[str],
+    prompt: str,
+    *,
+    label: Tensor | None = None,
+    **options: Any,
+) -> Scores:
+    """Score every unit for every token that the model generates after a prompt.
+
+    Args:
+        label: [T] token ids to attribute instead of the greedy continuation.
+        options: as for `attribute_batch`.
+
+    Raises:
+        InputError: as `attribute_batch`.
+    """
+    return attribute_batch(model, tokenizer, [prompt], labels=None if label is None else [label], **options)[0]
+
+
+def attribute_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
     *,
     metric: str = "corrected-gxo",
     units: str = "both",
     max_new_tokens: int = 32,
-    label: Tensor | None = None,
+    labels: Sequence[Tensor] | None = None,
     correction: float | Literal["auto"] = 0.5,
     heads_formula: HeadsFormula = "released",
     ig_steps: int = 20,
     seed: int = 0,
     chat: bool = True,
-) -> Scores | list[Scores]:
-    """Score every unit for every token that the model generates after a prompt.
+) -> list[Scores]:
+    """Score every unit for every token that the model generates after each prompt, as one batch.
 
     All layers and tokens cost one forward and one backward (integrated gradients: `ig_steps` of
     each per layer and kind).
 
     Args:
-        prompt: one prompt, or several that run as one left-padded batch.
+        prompts: run as one left-padded batch.
         metric: a name in `METRICS`.
         units: "mlp", "heads" or "both".
-        label: [T] token ids to attribute instead of the greedy continuation (one prompt only).
+        labels: [T_i] token ids to attribute instead of the greedy continuations.
         correction, heads_formula: see `CorrectedGxO`.
         chat: use the tokenizer's chat template where it has one.
 
@@ -117,19 +131,17 @@ def attribute(
     """
     scorer = make_metric(metric, MetricOptions(correction, heads_formula, seed))
     sites = find_sites(model, units)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     ids = [encode_prompt(tokenizer, text, chat=chat).to(model.device) for text in prompts]
     for index, row in enumerate(ids):
         check_context(model.config, row.shape[1], max_new_tokens, index)
-    if label is not None and len(ids) != 1:
-        raise InputError("label: one label needs one prompt")
+    if not prompts or (labels is not None and len(labels) != len(prompts)):
+        raise InputError(f"{len(prompts)} prompts and {len(labels or [])} labels; one label for each is needed")
 
     with evaluation_mode(model):
         prefix = prefill(model, *pad_left(ids, pad=0))
-        if label is None:
+        if labels is None:
             labels = decode_greedily(model, prefix, max_new_tokens, stop_tokens(model))
-        else:
-            labels = [label.to(model.device)]
+        labels = [label.to(model.device) for label in labels]
         padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
         found = attribute_in_one_pass(model, sites, prefix, padded)
         gradient = found.gradient
@@ -140,7 +152,7 @@ def attribute(
         scores = score_sites(scorer, found.x, gradient)
 
     meta = {"metric": metric, "units": units, "correction": correction, "heads_formula": heads_formula, "seed": seed}
-    results = [
+    return [
         Scores(
             tokens,
             row[0],
@@ -149,4 +161,3 @@ def attribute(
         )
         for index, (tokens, row, text) in enumerate(zip(labels, ids, prompts, strict=True))
     ]
-    return results[0] if isinstance(prompt, str) else results

@@ -1,6 +1,7 @@
 """Gradient: s = -mean(g) as published, or s = mean|g|."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,8 @@ from sparseact.scores.metric import Gradient
 class SignedGradient:
     """s = -mean_d(g), signed as published (Song et al. 2024, table 2 and released code)."""
 
-    name: str = "gradient"
-    reads: Gradient = "own"
+    name: ClassVar[str] = "gradient"
+    reads: ClassVar[Gradient] = "own"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
@@ -26,8 +27,8 @@ class SignedGradient:
 class AbsoluteGradient:
     """s = mean_d|g|: sensitivity to the unit, whichever way it moves."""
 
-    name: str = "gradient-abs"
-    reads: Gradient = "own"
+    name: ClassVar[str] = "gradient-abs"
+    reads: ClassVar[Gradient] = "own"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]

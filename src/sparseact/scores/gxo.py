@@ -1,6 +1,7 @@
 """Gradient x output: s = -mean(g x), to first order the loss that switching the unit off adds."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,8 @@ from sparseact.scores.metric import Gradient
 class GxO:
     """s = -mean_d(g x) (Song et al. 2024, eq. of S(F, X))."""
 
-    name: str = "gxo"
-    reads: Gradient = "own"
+    name: ClassVar[str] = "gxo"
+    reads: ClassVar[Gradient] = "own"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,8 +32,8 @@ class IntegratedGradients:
     The gradients come from `path_gradients`; Song et al. 2024 use 20 steps.
     """
 
-    name: str = "ig"
-    reads: Gradient = "path"
+    name: ClassVar[str] = "ig"
+    reads: ClassVar[Gradient] = "path"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
@@ -101,5 +102,3 @@ def _gradient_at(
         loss = total_loss(logits, target.repeat(times, 1))
         (gradient,) = torch.autograd.grad(loss, [x[site]])
     return gradient.sum(dim=0, keepdim=True)
-
-

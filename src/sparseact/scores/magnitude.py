@@ -1,6 +1,7 @@
 """Magnitude: s = |x|, a head's s = ||x||_2. Needs no label."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,8 @@ from sparseact.scores.metric import Gradient
 class Magnitude:
     """s = ||x||_2 (Song et al. 2024, table 2)."""
 
-    name: str = "magnitude"
-    reads: Gradient = "none"
+    name: ClassVar[str] = "magnitude"
+    reads: ClassVar[Gradient] = "none"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,8 +18,8 @@ class Metric(Protocol):
     A metric that reads a gradient used the label: its masks are an oracle's, not a run-time policy's.
     """
 
-    name: str
-    reads: Gradient
+    name: ClassVar[str]
+    reads: ClassVar[Gradient]
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]

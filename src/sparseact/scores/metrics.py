@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,7 @@ class MetricOptions:
     seed: int = 0
 
 
-METRICS = {
+METRICS: dict[str, Callable[[MetricOptions], Metric]] = {
     "magnitude": lambda options: Magnitude(),
     "gradient": lambda options: SignedGradient(),
     "gradient-abs": lambda options: AbsoluteGradient(),
@@ -59,9 +59,7 @@ def make_metric(name: str, options: MetricOptions | None = None) -> Metric:
     return METRICS[name](options)
 
 
-def score_sites(
-    metric: Metric, x: Mapping[Site, Tensor], gradient: Mapping[Site, Tensor]
-) -> dict[Site, Tensor]:
+def score_sites(metric: Metric, x: Mapping[Site, Tensor], gradient: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
     """Scores [batch, T, units] of every site.
 
     Args:

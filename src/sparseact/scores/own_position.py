@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
@@ -39,7 +39,7 @@ def own_position_attention(
     Raises:
         UnsupportedModelError: the model's attention can't be exchanged.
     """
-    name, before = next(_names), model.config._attn_implementation
+    name, before = next(_names), model.config._attn_implementation  # noqa: SLF001 - there is no public reader
     AttentionInterface.register(name, _attention(record, others))
     AttentionMaskInterface.register(name, eager_mask)
     try:
@@ -47,20 +47,20 @@ def own_position_attention(
             model.set_attn_implementation(name)
         except (ValueError, NotImplementedError) as error:
             raise UnsupportedModelError(f"{type(model).__name__}: {error}") from error
-        if model.config._attn_implementation != name:
+        if model.config._attn_implementation != name:  # noqa: SLF001
             raise UnsupportedModelError(
                 f"{type(model).__name__} does not use transformers' attention interface, which attribution needs"
             )
         yield
     finally:
         model.set_attn_implementation(before)
-        AttentionInterface._global_mapping.pop(name)
-        AttentionMaskInterface._global_mapping.pop(name)
+        for table in (AttentionInterface, AttentionMaskInterface):
+            table._global_mapping.pop(name)  # noqa: SLF001 - register has no public inverse
 
 
 def _attention(record: KeysValues | None, others: KeysValues | None) -> Callable[..., tuple[Tensor, None]]:
     def attend(
-        module: nn.Module,
+        module: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,

@@ -1,6 +1,7 @@
 """Random: s ~ U(0, 1), the control that every metric must beat."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,8 @@ class Random:
     """Uniform scores from a generator of its own, so that the same seed gives the same masks."""
 
     seed: int = 0
-    name: str = "random"
-    reads: Gradient = "none"
+    name: ClassVar[str] = "random"
+    reads: ClassVar[Gradient] = "none"
     _generator: torch.Generator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """SNIP: s = |mean(g x)|; Fisher: s = mean(g x)^2, which ranks the same."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,8 @@ from sparseact.scores.metric import Gradient
 class SNIP:
     """s = |mean_d(g x)| (Lee et al. 2019, eq. 4, per token)."""
 
-    name: str = "snip"
-    reads: Gradient = "own"
+    name: ClassVar[str] = "snip"
+    reads: ClassVar[Gradient] = "own"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
@@ -26,8 +27,8 @@ class SNIP:
 class Fisher:
     """s = mean_d(g x)^2, the Fisher information of a unit's gate (Theis et al. 2018)."""
 
-    name: str = "fisher"
-    reads: Gradient = "own"
+    name: ClassVar[str] = "fisher"
+    reads: ClassVar[Gradient] = "own"
 
     def score(
         self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from sparseact.errors import UnsupportedModelError, unknown_name
 from sparseact.sites.site import Site, UnitKind
@@ -70,13 +72,13 @@ LAYOUTS = [
 ]
 
 
-def find_sites(model: nn.Module, units: str = "both", *, layout: Layout | None = None) -> list[Site]:
+def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | None = None) -> list[Site]:
     """Find the units of a transformers causal LM.
 
     Args:
         model: a loaded model; its config gives the number of layers and heads.
         units: "mlp", "heads" or "both".
-        layout: names to use instead of the known ones.
+        layout: names to use instead of the known ones; every block must have them.
 
     Returns:
         One site per (layer, kind), by layer, neurons before heads.
@@ -88,17 +90,17 @@ def find_sites(model: nn.Module, units: str = "both", *, layout: Layout | None =
     if units not in UNITS:
         raise unknown_name("--units: unknown units", units, UNITS)
     blocks = _blocks(model)
-    layout = layout or _recognise(model, blocks)
+    layout = _recognise(model, blocks, [layout] if layout else _known_layouts())
     shares = Counter(id(block.get_submodule(name)) for block in blocks.values() for name in layout.modules)
     return [
         site
         for layer, (path, block) in enumerate(blocks.items())
         for kind in UNITS[units]
-        for site in [_site(layer, kind, path, block, layout, _heads(model), shares)]
+        for site in [_site(layer, kind, path, block, layout, model.config.num_attention_heads, shares)]
     ]
 
 
-def _blocks(model: nn.Module) -> dict[str, nn.Module]:
+def _blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     depth = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -109,9 +111,14 @@ def _blocks(model: nn.Module) -> dict[str, nn.Module]:
     )
 
 
-def _recognise(model: nn.Module, blocks: dict[str, nn.Module]) -> Layout:
-    found = {name for name, _ in next(iter(blocks.values())).named_modules(remove_duplicate=False)}
-    layouts = [*LAYOUTS, *(point.load() for point in entry_points(group="sparseact.layouts"))]
+def _known_layouts() -> list[Layout]:
+    return [*LAYOUTS, *(point.load() for point in entry_points(group="sparseact.layouts"))]
+
+
+def _recognise(model: PreTrainedModel, blocks: dict[str, nn.Module], layouts: list[Layout]) -> Layout:
+    # What every block has: some models mix dense blocks with blocks of experts.
+    names = [{name for name, _ in block.named_modules(remove_duplicate=False)} for block in blocks.values()]
+    found = set.intersection(*names)
     for layout in layouts:
         if found.issuperset(layout.modules):
             return layout
@@ -119,7 +126,7 @@ def _recognise(model: nn.Module, blocks: dict[str, nn.Module]) -> Layout:
     kind = getattr(model.config, "model_type", "?")
     raise UnsupportedModelError(
         f"model family {kind!r} ({type(model).__name__}) is not known and its blocks fit no known layout: "
-        f"looked for {wanted}; found {', '.join(sorted(_leaves(found)))}. To add it, pass "
+        f"looked in every block for {wanted}; found {', '.join(sorted(_leaves(found)))}. To add it, pass "
         "layout=sparseact.sites.Layout(...) or publish one as entry point 'sparseact.layouts'"
     )
 
@@ -127,10 +134,6 @@ def _recognise(model: nn.Module, blocks: dict[str, nn.Module]) -> Layout:
 def _leaves(names: Iterable[str]) -> list[str]:
     names = [name for name in names if name]
     return [name for name in names if not any(other.startswith(name + ".") for other in names)]
-
-
-def _heads(model: nn.Module) -> int:
-    return int(model.config.num_attention_heads)
 
 
 def _site(
@@ -152,8 +155,7 @@ def _site(
     saved = _row_bytes(out, 1, shares) * size
     if kind == "mlp":
         saved += sum(
-            _row_bytes(block.get_submodule(name), 0, shares)
-            * (linear_shape(block.get_submodule(name))[0] // units)
+            _row_bytes(block.get_submodule(name), 0, shares) * (linear_shape(block.get_submodule(name))[0] // units)
             for name in layout.mlp_in
         )
     else:
@@ -161,7 +163,7 @@ def _site(
     return Site(layer, kind, path, f"{path}.{out_name}", units, size, saved)
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
+def linear_shape(module: Any) -> tuple[int, int]:
     """(outputs, inputs) of a linear; GPT-2's Conv1D stores its weight transposed."""
     if hasattr(module, "in_features"):
         return int(module.out_features), int(module.in_features)
@@ -169,7 +171,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     return outputs, inputs
 
 
-def _row_bytes(module: nn.Module, axis: int, shares: Counter[int]) -> float:
+def _row_bytes(module: Any, axis: int, shares: Counter[int]) -> float:
     """Weight bytes of one output (axis 0) or one input (axis 1), split among the blocks that share it."""
     weight = module.weight
     return weight.numel() * weight.element_size() / linear_shape(module)[axis] / shares[id(module)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ class Plan:
     correction: float | Literal["auto"] = 0.5
     heads_formula: HeadsFormula = "released"
     ig_steps: int = 20
-    max_new_tokens: int = 32
+    max_new_tokens: int = 16
     seed: int = 0
     chat: bool = True
     bug_compatible: bool = False
@@ -79,20 +80,17 @@ class Plan:
         for name in self.units:
             if name not in UNITS:
                 raise unknown_name("--units: unknown units", name, UNITS)
-        for option, values in (("--metrics", self.metrics), ("--units", self.units), ("--sparsity", self.sparsity)):
-            if not values:
-                raise InputError(f"{option}: at least one is needed")
-            if len(set(values)) != len(values):
-                raise InputError(f"{option}: {', '.join(map(str, values))} names something twice")
-        for option, levels in (("--sparsity", self.sparsity), ("--heads-sparsity", self.heads_sparsity or ())):
-            for level in levels:
-                if not 0 <= level <= 1:
-                    raise InputError(f"{option}: {level} is not between 0 and 1")
-        if self.heads_sparsity is not None and len(self.heads_sparsity) != len(self.sparsity):
-            raise InputError(
-                f"--heads-sparsity: {len(self.heads_sparsity)} levels for the {len(self.sparsity)} of --sparsity; "
-                "one for each is needed"
-            )
+        _check_list("--metrics", self.metrics)
+        _check_list("--units", self.units)
+        _check_list("--sparsity", self.sparsity)
+        _check_levels("--sparsity", self.sparsity)
+        if self.heads_sparsity is not None:
+            _check_levels("--heads-sparsity", self.heads_sparsity)
+            if len(self.heads_sparsity) != len(self.sparsity):
+                raise InputError(
+                    f"--heads-sparsity: {len(self.heads_sparsity)} levels for the {len(self.sparsity)} of "
+                    "--sparsity; one for each is needed"
+                )
         for option, number in (("--ig-steps", self.ig_steps), ("--max-new-tokens", self.max_new_tokens)):
             if number < 1:
                 raise InputError(f"{option}: {number} is not at least 1")
@@ -114,3 +112,16 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """What meta.json records and a resumed run must match."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def _check_list(option: str, values: Sequence[object]) -> None:
+    if not values:
+        raise InputError(f"{option}: at least one is needed")
+    if len(set(values)) != len(values):
+        raise InputError(f"{option}: {', '.join(map(str, values))} names something twice")
+
+
+def _check_levels(option: str, levels: Sequence[float]) -> None:
+    for level in levels:
+        if not 0 <= level <= 1:
+            raise InputError(f"{option}: {level} is not between 0 and 1")

@@ -41,7 +41,7 @@ def evaluate_prompt(
     ids: Tensor,
     index: int,
     *,
-    after_cells: Callable[[int], None] = lambda number: None,
+    after_cells: Callable[[int], object] = lambda number: None,
 ) -> PromptResult:
     """Evaluate every cell of the plan on one prompt.
 
@@ -97,9 +97,7 @@ def _scores(
             model, sites, prefix, label[None], found.keys_values, steps=plan.ig_steps, target=target[None]
         )
     return {
-        metric.name: {
-            site: score[0] for site, score in score_sites(metric, found.x, gradients[metric.reads]).items()
-        }
+        metric.name: {site: score[0] for site, score in score_sites(metric, found.x, gradients[metric.reads]).items()}
         for metric in metrics
     }
 
@@ -169,9 +167,7 @@ class _Run:
         texts = [self.label] * len(cells)
         strays = [row for row in range(len(cells)) if quality.agreement[row] < 1]
         if strays:
-            masks = CellMasks(
-                label_ranks, [cells[row] for row in strays], bug_compatible=self.plan.bug_compatible
-            )
+            masks = CellMasks(label_ranks, [cells[row] for row in strays], bug_compatible=self.plan.bug_compatible)
             with on_units(self.model, masks.sites, masks.apply):
                 found = decode_greedily(
                     self.model,

@@ -22,7 +22,7 @@ from sparseact.sweep.plan import Plan
 from sparseact.sweep.prompt import Row, evaluate_prompt
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 VERSION = 1
 IDENTITY = ("version", "model", "plan", "prompts_sha256")
@@ -45,7 +45,7 @@ def run_sweep(
     prompts_source: str = "",
     command: str = "",
     progress: bool | None = None,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Evaluate `plan` on `prompts` and write sweep.csv, samples.parquet, diagnostics.parquet, meta.json.
 
     Interrupt it at any time: the same call goes on with the first prompt that is not done.
@@ -64,7 +64,7 @@ def run_sweep(
         InputError: `out` holds another run, a prompt does not fit the context, no prompts.
         MissingExtraError: pandas or pyarrow is not installed.
     """
-    pandas = _pandas()
+    pd = _pandas()
     out = Path(out)
     if not prompts:
         raise InputError("--prompts: there is no prompt")
@@ -107,16 +107,16 @@ def run_sweep(
             meta["seconds"] = round(time.monotonic() - started, 1)
             meta["prompts_done"] = index + 1
             _write(out, meta, samples, diagnostics)
-    return pandas.read_csv(out / "sweep.csv")
+    return pd.read_csv(out / "sweep.csv")
 
 
 def _pandas() -> Any:
     try:
-        import pandas
-        import pyarrow  # noqa: F401 - what pandas writes parquet with
+        import pandas as pd
+        import pyarrow as pa  # noqa: F401 - what pandas writes parquet with
     except ImportError as error:
         raise MissingExtraError(str(error.name), "sweep") from error
-    return pandas
+    return pd
 
 
 def _resume(out: Path, meta: dict[str, Any]) -> tuple[list[Row], list[Row], float]:
@@ -125,12 +125,12 @@ def _resume(out: Path, meta: dict[str, Any]) -> tuple[list[Row], list[Row], floa
         if (out / "sweep.csv").exists():
             raise InputError(f"--out {out}: holds a sweep.csv without its meta.json; choose another folder")
         return [], [], 0.0
-    pandas = _pandas()
+    pd = _pandas()
     try:
         before = json.loads((out / "meta.json").read_text())
         differing = [key for key in IDENTITY if before[key] != json.loads(json.dumps(meta[key]))]
-        samples = pandas.read_parquet(out / "samples.parquet").to_dict("records")
-        diagnostics = pandas.read_parquet(out / "diagnostics.parquet").to_dict("records")
+        samples = pd.read_parquet(out / "samples.parquet").to_dict("records")
+        diagnostics = pd.read_parquet(out / "diagnostics.parquet").to_dict("records")
     except Exception as error:  # a damaged file raises what its reader likes
         raise InputError(f"--out {out}: holds a run that can't be read ({error}); choose another folder") from error
     if differing:
@@ -153,19 +153,19 @@ def _difference(before: dict[str, Any], now: dict[str, Any], keys: Sequence[str]
 
 def _write(out: Path, meta: dict[str, Any], samples: list[Row], diagnostics: list[Row]) -> None:
     """Write all files, samples.parquet last but for the tables made from it: it says what is done."""
-    pandas = _pandas()
+    pd = _pandas()
     with write_atomically(out / "meta.json") as path:
         path.write_text(json.dumps(meta, indent=2) + "\n")
     with write_atomically(out / "diagnostics.parquet") as path:
-        pandas.DataFrame(diagnostics).to_parquet(path, index=False)
-    frame = pandas.DataFrame(samples)
+        pd.DataFrame(diagnostics).to_parquet(path, index=False)
+    frame = pd.DataFrame(samples)
     with write_atomically(out / "samples.parquet") as path:
         frame.to_parquet(path, index=False)
     with write_atomically(out / "sweep.csv") as path:
         tabulate(frame, meta["model"]["name"]).to_csv(path, index=False, float_format="%.6g")
 
 
-def tabulate(samples: pandas.DataFrame, model: str) -> pandas.DataFrame:
+def tabulate(samples: pd.DataFrame, model: str) -> pd.DataFrame:
     """The table of sweep.csv: means over tokens, of BLEU and exact over prompts."""
     keys = ["metric", "units", "sparsity"]
     weighted = ["achieved", "agreement", "nll", "nll_dense", "kl", "leak"]
