@@ -33,6 +33,8 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
             block = model.get_submodule(path)
             enter = block.register_forward_pre_hook(tracker.enter(path), with_kwargs=True)
             hooks.callback(enter.remove)
+            leave = block.register_forward_hook(tracker.leave, always_call=True)
+            hooks.callback(leave.remove)
         seen: set[int] = set()
         for site in sites:
             linear = model.get_submodule(site.module)
@@ -81,6 +83,9 @@ class _Tracker:
             self.blocks_run += 1
 
         return pre_hook
+
+    def leave(self, *_: object) -> None:
+        self.block = ""  # the next block may run the same linear and not have been asked for
 
     def run(self, sites: dict[str, Site], function: OnUnits) -> Callable[..., tuple[Tensor, ...] | None]:
         def pre_hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
