@@ -2,8 +2,10 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from sparseact.select import topk_mask
 from sparseact.sites import capture, find_sites, on_units
 from sparseact.sweep import Cell, Plan, evaluate_prompt, run_sweep
 from sparseact.sweep.masks import CellMasks
+from sparseact.sweep.run import _write
 from sparseact.testing import tiny_model, tiny_tokenizer
 
 PROMPTS = ["What is a cat?", "Name a sea, please.", "Why?"]
@@ -44,8 +47,8 @@ def swept(tiny, tmp_path_factory):
 def test_one_row_per_metric_units_and_level(swept):
     table, out = swept
     assert len(table) == 27
-    assert list(table.columns) == (
-        ["model", "metric", "units", "sparsity", "achieved", "agreement", "nll", "nll_dense", "kl", "bleu", "exact", "leak", "prompts", "tokens"]
+    assert ",".join(table.columns) == (
+        "model,metric,units,sparsity,achieved,agreement,nll,nll_dense,kl,bleu,exact,leak,prompts,tokens"
     )
     assert set(table["prompts"]) == {3}
     assert set(table["tokens"]) == {18}
@@ -172,14 +175,10 @@ def test_a_full_disk_leaves_the_earlier_results(swept, tiny, tmp_path):
     meta = json.loads((tmp_path / "meta.json").read_text())
     table = (tmp_path / "sweep.csv").read_bytes()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    import signal
-
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
         with pytest.raises(InputError, match="cannot write"):
-            from sparseact.sweep.run import _write
-
             frame = pd.read_parquet(tmp_path / "samples.parquet").to_dict("records")
             _write(tmp_path, meta, frame * 2, [{"prompt": 0}])
     finally:
@@ -276,9 +275,6 @@ def test_ctrl_c_on_the_command_line_keeps_what_is_done(tmp_path):
     command = [sys.executable, "-m", "sparseact", "sweep", "--metrics", "magnitude", "--units", "mlp"]
     command += ["--sparsity", "0.5", "--limit", "50", "--max-new-tokens", "2", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    import signal
-    import time
-
     until = time.monotonic() + 120
     while not (tmp_path / "run" / "sweep.csv").exists() and time.monotonic() < until:
         time.sleep(0.1)

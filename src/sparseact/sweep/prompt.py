@@ -126,8 +126,7 @@ class _Run:
     def evaluate(self, cells: Sequence[Cell], label_ranks: Ranks, leak_ranks: Ranks) -> list[Row]:
         masks = CellMasks(label_ranks, cells, bug_compatible=self.plan.bug_compatible)
         quality = self._teacher_forced(masks, len(cells))
-        leak_masks = CellMasks(leak_ranks, cells, bug_compatible=self.plan.bug_compatible)
-        leak = self._teacher_forced(leak_masks, len(cells)).runner_up
+        leak = self._leak(cells, leak_ranks, quality)
         dense_nll = float(compare(self.dense[None], self.dense, self.label, self.runner_up).nll)
         texts = self._free_running(label_ranks, cells, quality)
         text_dense = self._text(self.label)
@@ -151,6 +150,16 @@ class _Run:
             }
             for row, (cell, achieved, text) in enumerate(zip(cells, masks.achieved(), texts, strict=True))
         ]
+
+    def _leak(self, cells: Sequence[Cell], leak_ranks: Ranks, quality: Quality) -> Tensor:
+        """Share of steps that say the runner-up under masks that attribute it; label-free masks stay."""
+        leak = quality.runner_up.clone()
+        rows = [row for row, cell in enumerate(cells) if make_metric(cell.metric).reads != "none"]
+        if rows:
+            chosen = [cells[row] for row in rows]
+            masks = CellMasks(leak_ranks, chosen, bug_compatible=self.plan.bug_compatible)
+            leak[rows] = self._teacher_forced(masks, len(rows)).runner_up
+        return leak
 
     @torch.no_grad()
     def _teacher_forced(self, masks: CellMasks, cells: int) -> Quality:
