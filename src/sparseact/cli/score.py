@@ -1,9 +1,9 @@
 """`sparseact score`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sparseact.cli.options import Correction, Count, ModelName, Shared
+from sparseact.cli.options import Correction, Count, Flag, ModelName, Shared
 
 
 def score(
@@ -16,6 +16,7 @@ def score(
     heads_formula: Literal["released", "theorem"] = "released",
     ig_steps: Count = 20,
     chat: bool = True,
+    interdependency: Flag = False,
     out: Path = Path("runs/score"),
     model: ModelName = "smollm2",
     shared: Shared = Shared(),
@@ -34,13 +35,16 @@ def score(
         heads_formula: How corrected-gxo scores a head: as the released code does, or as the theorem says.
         ig_steps: Steps of integrated gradients.
         chat: Put the prompt into the tokenizer's chat template where it has one.
-        out: The folder for scores.safetensors, scores.json and heatmap.png.
+        interdependency: Also measure how the scores change when units are switched off, and how often the
+            paper's bounds on that hold (Lemma 3.1, Theorem 3.3); about a minute.
+        out: The folder for scores.safetensors, scores.json and heatmap.png, and with --interdependency for
+            interdependency.csv and interdependency-cases.csv.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
     with shared.session():
         from sparseact.models import load
         from sparseact.report import write_heatmap
-        from sparseact.scores import attribute
+        from sparseact.scores import attribute, measure_interdependency
 
         language_model, tokenizer = load(model, device=shared.device)
         scores = attribute(
@@ -61,8 +65,9 @@ def score(
         words = [tokenizer.decode([token]) for token in scores.tokens.tolist()]
         write_heatmap(values, words, out / "heatmap.png", title=f"{metric}: {prompt}")
         answered = tokenizer.decode(scores.tokens)
+        found = measure_interdependency(language_model, scores, seed=shared.seed) if interdependency else None
     used = str(language_model.device)
-    record = {
+    record: dict[str, Any] = {
         "out": str(out),
         "model": model,
         "metric": metric,
@@ -71,4 +76,10 @@ def score(
         "tokens": len(scores.tokens),
         "files": ["scores.safetensors", "scores.json", "heatmap.png"],
     }
-    return shared.answer(record, f"{answered}\n\nwritten to {out} (device {used})")
+    text = f"{answered}\n\nwritten to {out} (device {used})"
+    if found is not None:
+        found.save(out)
+        record["interdependency"] = found.summary()
+        record["files"] += ["interdependency.csv", "interdependency-cases.csv"]
+        text = f"{answered}\n\n{found.as_text()}\n\nwritten to {out} (device {used})"
+    return shared.answer(record, text)
