@@ -67,11 +67,12 @@ class Scores:
         try:
             meta = json.loads((folder / "scores.json").read_text())
             values = load_file(folder / "scores.safetensors")
+            version, tokens, prompt = meta.pop("version"), values.pop("tokens"), values.pop("prompt_tokens")
         except Exception as error:  # a damaged file raises what its reader likes
-            raise InputError(f"{folder}: no readable scores here ({error})") from error
-        if meta.pop("version", None) != VERSION:
+            raise InputError(f"{folder}: no readable scores here ({error!r})") from error
+        if version != VERSION:
             raise InputError(f"{folder}: scores of another version than {VERSION}; update sparseact")
-        return cls(values.pop("tokens"), values.pop("prompt_tokens"), values, meta)
+        return cls(tokens, prompt, values, meta)
 
 
 def attribute(
@@ -130,12 +131,19 @@ def attribute_batch(
             are not finite.
     """
     scorer = make_metric(metric, MetricOptions(correction, heads_formula, seed))
+    if scorer.reads == "path" and len(prompts) != 1:
+        raise InputError("metric 'ig' takes one prompt at a time")
+    for option, number in (("--max-new-tokens", max_new_tokens), ("--ig-steps", ig_steps)):
+        if number < 1:
+            raise InputError(f"{option}: {number} is not at least 1")
+    if not prompts or (labels is not None and len(labels) != len(prompts)):
+        raise InputError(f"{len(prompts)} prompts and {len(labels or [])} labels; one label for each is needed")
+    if any(label.ndim != 1 or not len(label) for label in labels or []):
+        raise InputError("label: not a row of at least one token id")
     sites = find_sites(model, units)
     ids = [encode_prompt(tokenizer, text, chat=chat).to(model.device) for text in prompts]
     for index, row in enumerate(ids):
-        check_context(model.config, row.shape[1], max_new_tokens, index)
-    if not prompts or (labels is not None and len(labels) != len(prompts)):
-        raise InputError(f"{len(prompts)} prompts and {len(labels or [])} labels; one label for each is needed")
+        check_context(model.config, row.shape[1], len(labels[index]) if labels else max_new_tokens, index)
 
     with evaluation_mode(model):
         prefix = prefill(model, *pad_left(ids, pad=0))
@@ -146,8 +154,6 @@ def attribute_batch(
         found = attribute_in_one_pass(model, sites, prefix, padded)
         gradient = found.gradient
         if scorer.reads == "path":
-            if len(ids) != 1:
-                raise InputError("metric 'ig' takes one prompt at a time")
             gradient = path_gradients(model, sites, prefix, padded, found.keys_values, steps=ig_steps)
         scores = score_sites(scorer, found.x, gradient)
 
