@@ -17,7 +17,7 @@ BLOOM = Layout(
     "BLOOM",
     ("mlp.dense_h_to_4h",),
     "mlp.dense_4h_to_h",
-    "self_attention.query_key_value",
+    ("self_attention.query_key_value",),
     "self_attention.dense",
 )
 
@@ -286,7 +286,7 @@ def test_a_module_of_ones_own_is_recognised_by_structure():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
-            self.q_proj, self.out_proj = nn.Linear(12, 12), nn.Linear(12, 12)
+            self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(12, 12) for _ in range(4))
 
     class Block(nn.Module):
         def __init__(self):
@@ -332,7 +332,7 @@ def test_a_model_without_known_units_is_refused_in_one_line(config):
     line = str(error.value)
     assert "\n" not in line
     assert repr(model.config.model_type) in line
-    assert "mlp.gate_proj, mlp.up_proj, mlp.down_proj, self_attn.q_proj, self_attn.o_proj" in line  # looked for
+    assert "self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj" in line  # looked for
     assert {"mamba": "mixer.out_proj"}.get(config.__name__, "self_attn.o_proj") in line.partition("found")[2]
     assert "layout=sparseact.sites.Layout(...)" in line
     assert "entry point 'sparseact.layouts'" in line
@@ -369,8 +369,8 @@ def test_a_layout_given_by_hand(bloom, ids):
 
 
 def test_a_layout_given_by_hand_that_does_not_fit_is_refused(bloom):
-    wrong = Layout("wrong", ("mlp.up",), "mlp.down", "attn.q", "attn.o")
-    with pytest.raises(UnsupportedModelError, match=r"looked in every block for \(mlp.up, mlp.down, attn.q, attn.o\)"):
+    wrong = Layout("wrong", ("mlp.up",), "mlp.down", ("attn.q",), "attn.o")
+    with pytest.raises(UnsupportedModelError, match=r"looked in every block for \(attn.q, attn.o, mlp.up, mlp.down\)"):
         find_sites(bloom, layout=wrong)
 
 

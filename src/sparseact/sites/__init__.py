@@ -1,7 +1,18 @@
 """Where the units of a model are, and how to read and change them while it runs."""
 
 from sparseact.sites.hooks import capture, on_units
-from sparseact.sites.layouts import LAYOUTS, UNITS, Layout, find_sites
+from sparseact.sites.layouts import LAYOUTS, UNITS, Layout, dissect, find_channels, find_sites
 from sparseact.sites.site import Site, UnitKind
 
-__all__ = ["LAYOUTS", "UNITS", "Layout", "Site", "UnitKind", "capture", "find_sites", "on_units"]
+__all__ = [
+    "LAYOUTS",
+    "UNITS",
+    "Layout",
+    "Site",
+    "UnitKind",
+    "capture",
+    "dissect",
+    "find_channels",
+    "find_sites",
+    "on_units",
+]

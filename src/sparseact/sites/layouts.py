@@ -34,39 +34,42 @@ class Layout:
         name: families it serves, for messages and docs.
         mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one).
         mlp_out: linear whose input is the neurons.
-        query: linear that makes the queries (fused q, k, v allowed).
+        attention_in: linears that make queries, keys and values, the one with the queries first (fused
+            counts as one).
         attention_out: linear whose input is the heads' outputs.
     """
 
     name: str
     mlp_in: tuple[str, ...]
     mlp_out: str
-    query: str
+    attention_in: tuple[str, ...]
     attention_out: str
 
     @property
     def modules(self) -> tuple[str, ...]:
         """All module names that a block of this layout must have."""
-        return (*self.mlp_in, self.mlp_out, self.query, self.attention_out)
+        return (*self.attention_in, self.attention_out, *self.mlp_in, self.mlp_out)
 
+
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 LAYOUTS = [
     Layout(
         "Llama, SmolLM2, TinyLlama, MobiLlama, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3, StableLM, OLMo2",
         ("mlp.gate_proj", "mlp.up_proj"),
         "mlp.down_proj",
-        "self_attn.q_proj",
+        _QKV,
         "self_attn.o_proj",
     ),
-    Layout("Phi 1, 1.5, 2", ("mlp.fc1",), "mlp.fc2", "self_attn.q_proj", "self_attn.dense"),
-    Layout("Phi-3", ("mlp.gate_up_proj",), "mlp.down_proj", "self_attn.qkv_proj", "self_attn.o_proj"),
-    Layout("OPT", ("fc1",), "fc2", "self_attn.q_proj", "self_attn.out_proj"),
-    Layout("GPT-2", ("mlp.c_fc",), "mlp.c_proj", "attn.c_attn", "attn.c_proj"),
+    Layout("Phi 1, 1.5, 2", ("mlp.fc1",), "mlp.fc2", _QKV, "self_attn.dense"),
+    Layout("Phi-3", ("mlp.gate_up_proj",), "mlp.down_proj", ("self_attn.qkv_proj",), "self_attn.o_proj"),
+    Layout("OPT", ("fc1",), "fc2", _QKV, "self_attn.out_proj"),
+    Layout("GPT-2", ("mlp.c_fc",), "mlp.c_proj", ("attn.c_attn",), "attn.c_proj"),
     Layout(
         "GPT-NeoX, Pythia",
         ("mlp.dense_h_to_4h",),
         "mlp.dense_4h_to_h",
-        "attention.query_key_value",
+        ("attention.query_key_value",),
         "attention.dense",
     ),
 ]
@@ -89,15 +92,39 @@ def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | 
     """
     if units not in UNITS:
         raise unknown_name("--units: unknown units", units, UNITS)
+    blocks, layout, shares = dissect(model, layout)
+    return [
+        _site(layer, kind, path, block, layout, model.config.num_attention_heads, shares)
+        for layer, (path, block) in enumerate(blocks.items())
+        for kind in UNITS[units]
+    ]
+
+
+def find_channels(model: PreTrainedModel, *, layout: Layout | None = None) -> list[Site]:
+    """Find every input channel of every linear in the blocks.
+
+    Returns:
+        One site per linear, in the order in which a block runs them; its units are the input channels,
+        its name `self_attn.q_proj.3`, and one unit stands for its column of the weight.
+
+    Raises:
+        UnsupportedModelError: no known layout fits the model's blocks.
+    """
+    blocks, layout, shares = dissect(model, layout)
+    return [
+        Site(layer, "channels", path, f"{path}.{name}", linear_shape(linear)[1], 1, row_bytes(linear, 1, shares))
+        for layer, (path, block) in enumerate(blocks.items())
+        for name in layout.modules
+        for linear in [block.get_submodule(name)]
+    ]
+
+
+def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[dict[str, nn.Module], Layout, Counter[int]]:
+    """The blocks by dotted name, their layout, and in how many blocks each module stands, by id."""
     blocks = _blocks(model)
     layout = _recognise(model, blocks, [layout] if layout else _known_layouts())
     shares = Counter(id(block.get_submodule(name)) for block in blocks.values() for name in layout.modules)
-    return [
-        site
-        for layer, (path, block) in enumerate(blocks.items())
-        for kind in UNITS[units]
-        for site in [_site(layer, kind, path, block, layout, model.config.num_attention_heads, shares)]
-    ]
+    return blocks, layout, shares
 
 
 def _blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -152,14 +179,14 @@ def _site(
     if width % units:
         raise UnsupportedModelError(f"{path}.{out_name}: {width} inputs are not a multiple of {units} heads")
     size = width // units
-    saved = _row_bytes(out, 1, shares) * size
+    saved = row_bytes(out, 1, shares) * size
     if kind == "mlp":
         saved += sum(
-            _row_bytes(block.get_submodule(name), 0, shares) * (linear_shape(block.get_submodule(name))[0] // units)
+            row_bytes(block.get_submodule(name), 0, shares) * (linear_shape(block.get_submodule(name))[0] // units)
             for name in layout.mlp_in
         )
     else:
-        saved += _row_bytes(block.get_submodule(layout.query), 0, shares) * size
+        saved += row_bytes(block.get_submodule(layout.attention_in[0]), 0, shares) * size
     return Site(layer, kind, path, f"{path}.{out_name}", units, size, saved)
 
 
@@ -171,7 +198,7 @@ def linear_shape(module: Any) -> tuple[int, int]:
     return outputs, inputs
 
 
-def _row_bytes(module: Any, axis: int, shares: Counter[int]) -> float:
+def row_bytes(module: Any, axis: int, shares: Counter[int]) -> float:
     """Weight bytes of one output (axis 0) or one input (axis 1), split among the blocks that share it."""
     weight = module.weight
     return weight.numel() * weight.element_size() / linear_shape(module)[axis] / shares[id(module)]

@@ -7,9 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-UnitKind = Literal["mlp", "heads"]
+UnitKind = Literal["mlp", "heads", "channels"]
 """`mlp`: one unit is a neuron (one input of the down projection); `heads`: one unit is an
-attention head (a slice of the input of the output projection)."""
+attention head (a slice of the input of the output projection); `channels`: one unit is one input of
+any linear."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Site:
         unit_bytes: weight bytes that need not be read for a token when one unit is off: a neuron's
             rows of gate and up and its column of down; a head's rows of q and columns of o. K and V
             of a head that is off stay, because later tokens attend to them. A module that n blocks
-            share counts 1/n in each, so that its weights are counted once.
+            share counts 1/n in each, so that its weights are counted once. A channel stands for its
+            column of the one linear.
     """
 
     layer: int
@@ -40,8 +42,9 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Key of this site in artefacts: `mlp.3`, `heads.3`."""
-        return f"{self.kind}.{self.layer}"
+        """Key of this site in artefacts: `mlp.3`, `heads.3`, and of channels `self_attn.q_proj.3`."""
+        role = self.module.removeprefix(self.block + ".") if self.kind == "channels" else self.kind
+        return f"{role}.{self.layer}"
 
     def split(self, x: Tensor) -> Tensor:
         """View a linear's input [..., units * unit_size] as [..., units, unit_size]."""

@@ -1,0 +1,165 @@
+"""Selectors: from scores to a mask at a level, each fitted once and applied to every token.
+
+A selector is a few numbers; `fit` finds them on calibration scores [tokens, units], `mask` applies
+them to scores [..., units]. Ties go to the lower index where a count is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sparseact.errors import InputError
+from sparseact.select.topk import keep_count, ranks, topk_mask
+
+QUANTILE_VALUES = 2**20
+"""Scores that a quantile is taken of; more are thinned evenly."""
+
+
+class Selector(Protocol):
+    """Which units of a token stay on."""
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """The selector that switches off the share `sparsity` of scores like these [tokens, units]."""
+        ...
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """Which units are on: bool, the shape of `scores` [..., units]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Keep scores above a value: one comparison per unit (TEAL, CATS)."""
+
+    value: float
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """The quantile of the pooled scores."""
+        return cls(quantile(scores, sparsity) if sparsity > 0 else -1.0)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        return scores > self.value
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keep the highest share of each token's scores: exact, and a sort per token (WINA, LaRoSA)."""
+
+    sparsity: float
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """Nothing to fit."""
+        return cls(sparsity)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        return topk_mask(scores, self.sparsity)
+
+
+@dataclass(frozen=True)
+class StatisticalTopK:
+    """Keep scores above mean + multiplier * std of the token's own scores: top-k without a sort.
+
+    The hard form of Spark Transformer's rule (arXiv 2506.06644, eq. 7); the multiplier is
+    recalibrated because |x| is not Gaussian.
+    """
+
+    multiplier: float
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """The multiplier that gives the sparsity on average; the normal quantile on normal scores."""
+        return cls(quantile(_standardise(scores), sparsity) if sparsity > 0 else -torch.inf)
+
+    @classmethod
+    def gaussian(cls, sparsity: float) -> Self:
+        """The multiplier of the paper: the standard normal quantile."""
+        return cls(NormalDist().inv_cdf(sparsity))
+
+    def mask(self, scores: Tensor) -> Tensor:
+        return _standardise(scores) > self.multiplier
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keep the smallest set that holds the share `mass` of the token's scores (arXiv 2509.00454)."""
+
+    mass: float
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """Bisect the mass, to within 1e-4 of the sparsity."""
+        low, high = 0.0, 1.0
+        for _ in range(24):
+            middle = (low + high) / 2
+            off = 1 - cls(middle).mask(scores).float().mean().item()
+            low, high = (middle, high) if off > sparsity else (low, middle)
+        return cls(high if sparsity > 0 else 1.0)
+
+    def mask(self, scores: Tensor) -> Tensor:
+        ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        needed = before < self.mass * ordered.sum(dim=-1, keepdim=True)
+        keep = needed if self.mass < 1 else torch.ones_like(needed)
+        return torch.zeros_like(keep).scatter_(-1, order, keep)
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Keep the n highest of every m neighbouring units (arXiv 2508.02128, 2509.22166)."""
+
+    n: int
+    m: int = 32
+
+    @classmethod
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+        """The n of m = 32 that is nearest to the sparsity."""
+        return cls(keep_count(cls.m, sparsity))
+
+    def mask(self, scores: Tensor) -> Tensor:
+        units = scores.shape[-1]
+        if units % self.m:
+            raise InputError(f"n:m: {units} units are not a multiple of {self.m}")
+        return (ranks(scores.unflatten(-1, (-1, self.m))) < self.n).flatten(-2)
+
+
+SELECTORS: dict[str, type[Any]] = {
+    "threshold": Threshold,
+    "top-k": TopK,
+    "statistical-top-k": StatisticalTopK,
+    "top-p": TopP,
+    "n-of-m": NOfM,
+}
+
+
+def selector_to_json(selector: Any) -> dict[str, Any]:
+    """A selector as recipe.json stores it."""
+    (name,) = [name for name, kind in SELECTORS.items() if type(selector) is kind]
+    return {"selector": name, **asdict(selector)}
+
+
+def selector_from_json(record: dict[str, Any]) -> Any:
+    """The selector that `selector_to_json` recorded."""
+    values = dict(record)
+    return SELECTORS[values.pop("selector")](**values)
+
+
+def quantile(scores: Tensor, share: float) -> float:
+    """The value below which `share` of all scores lie; exact up to `QUANTILE_VALUES` scores."""
+    flat = scores.flatten().float()
+    flat = flat[:: max(1, flat.numel() // QUANTILE_VALUES)]
+    place = min(flat.numel(), max(1, round(share * flat.numel())))
+    return float(flat.kthvalue(place).values)
+
+
+def _standardise(scores: Tensor) -> Tensor:
+    """(score - mean) / population standard deviation of each token's scores."""
+    centred = scores - scores.mean(dim=-1, keepdim=True)
+    return centred / centred.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-12)
