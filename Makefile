@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: env  ## run a small real sweep and say where its page is
 	$(BIN)/sparseact sweep --metrics corrected-gxo,gxo,magnitude,random --units mlp --sparsity 0.5,0.7,0.8,0.9 \
-	  --limit 16 --max-new-tokens 16 --out $(DEMO)
+	  --limit 12 --max-new-tokens 16 --out $(DEMO)
 	@echo
 	@echo "$(DEMO)/report.html  the page: quality against sparsity per metric, attribution by layer, texts side by side"
 	@echo "$(DEMO)/curve.png    the picture: agreement with the dense model's own tokens against achieved sparsity"
@@ -57,8 +57,9 @@ docs: env help-pages  ## build the documentation in docs/_build/html
 help-pages: $(STAMP)  ## write docs/help.md from the commands' --help
 	$(BIN)/python scripts/help_pages.py
 
-results: env  ## measure the tables of docs/results again (hours)
-	$(BIN)/python benchmarks/song2024.py
+results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
+	$(BIN)/python benchmarks/song2024.py --model smollm2
+	$(BIN)/python benchmarks/song2024.py --model gemma3
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf $(DEMO) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -170,14 +170,14 @@ def test_the_defaults_are_those_of_the_library():
     """The command repeats the plan's defaults, because importing the plan would load torch for --help."""
     from sparseact.cli.score import score
     from sparseact.cli.sweep import sweep
-    from sparseact.scores import attribute
+    from sparseact.scores import attribute_batch
     from sparseact.sweep import Plan
 
     offered = inspect.signature(sweep).parameters
     planned = {field.name: field.default for field in dataclasses.fields(Plan) if field.name != "seed"}
     assert {name: offered[name].default for name in planned} == planned
 
-    asked = inspect.signature(attribute).parameters
+    asked = inspect.signature(attribute_batch).parameters
     shown = inspect.signature(score).parameters
     common = (asked.keys() & shown.keys()) - {"model", "prompt"}
     assert common >= {"metric", "max_new_tokens", "correction", "heads_formula", "ig_steps", "chat"}
