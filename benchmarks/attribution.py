@@ -18,22 +18,23 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import sparseact as sa
-from loops import cached_loop, published_loop, published_magnitude, published_site
+from loops import cached_loop, published_magnitude, published_site, uncut_pass
 from sparseact.data import encode_prompt, load_prompts
-from sparseact.decoding import decode_greedily, prefill, stop_tokens, teacher_force
+from sparseact.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
 from sparseact.environment import describe
 from sparseact.scores import attribute_in_one_pass, make_metric, score_sites
 from sparseact.select import topk_mask
 from sparseact.sites import Site, find_sites
 
-REPEATS = 3
+T = TypeVar("T")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 KEPT_AT = 0.8
 
 
@@ -51,7 +52,7 @@ def main() -> None:
         label = decode_greedily(model, prefill(model, ids), options.max_new_tokens, stop_tokens(model))[0][None]
         one_pass(model, find_sites(model), ids, label)  # warm up
         for _ in range(options.rounds):
-            times, difference = one_round(model, ids, label, layers)
+            times, difference = one_round(model, ids, label, layers, CLOCKS[options.clock])
             rounds.append({"prompt": question, "prompt_tokens": ids.shape[1], "tokens": label.shape[1], **times})
             differences.append(difference)
     result = {
@@ -60,6 +61,7 @@ def main() -> None:
         "rounds": options.rounds,
         "layers_measured": layers,
         "layers": depth,
+        "clock": options.clock,
         **summarise(rounds),
         "difference": worst(differences),
         "rounding": rounding(model, ids, label),
@@ -79,6 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2, help="layers of the published loop that are run (even)")
     parser.add_argument("--full", action="store_true", help="run all layers of the published loop (minutes each)")
     parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of CPU, on a busy machine")
     parser.add_argument("--seed", type=int, default=0, help="draws the layers")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -106,54 +109,44 @@ def dense_forward(model: PreTrainedModel, ids: Tensor, label: Tensor) -> Tensor:
     return model(input_ids=tokens, use_cache=False, logits_to_keep=label.shape[1]).logits
 
 
+@torch.no_grad()
+def steps_forward(model: PreTrainedModel, prefix: Prefix, label: Tensor) -> Tensor:
+    """Logits of the label's steps after a prompt that is cached."""
+    return teacher_force(model, prefix, label)
+
+
 def one_round(
-    model: PreTrainedModel, ids: Tensor, label: Tensor, layers: Sequence[int]
+    model: PreTrainedModel, ids: Tensor, label: Tensor, layers: Sequence[int], clock: Callable[[], float]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds of every implementation, taken in turn, and how far their scores are apart."""
     sites = find_sites(model)
     chosen = [site for site in sites if site.layer in layers]
     prefix = prefill(model, ids)
-    with torch.no_grad():
-        steps_forward = [seconds(lambda: teacher_force(model, prefix, label))[0]]
-    ours, dense, steps = [], [], []
+    measured: dict[str, list[float]] = {}
+
+    def timed(name: str, function: Callable[[], T]) -> T:
+        start = clock()
+        result = function()
+        measured.setdefault(name, []).append(clock() - start)
+        return result
 
     def short_ones() -> dict[Site, Tensor]:
-        dense.append(seconds(lambda: dense_forward(model, ids, label))[0])
-        with torch.no_grad():
-            steps_forward.append(seconds(lambda: teacher_force(model, prefix, label))[0])
-        steps.append(seconds(lambda: attribute_in_one_pass(model, sites, prefix, label))[0])
-        time_taken, scores = seconds(lambda: one_pass(model, sites, ids, label))
-        ours.append(time_taken)
-        return scores
+        timed("dense", lambda: dense_forward(model, ids, label))
+        timed("steps_forward", lambda: steps_forward(model, prefix, label))
+        timed("steps", lambda: attribute_in_one_pass(model, sites, prefix, label))
+        return timed("ours", lambda: one_pass(model, sites, ids, label))
 
-    scores = short_ones()
-    cached, by_cached = seconds(lambda: cached_loop(model, sites, ids, label))
+    ours = short_ones()
+    cached = timed("cached", lambda: cached_loop(model, sites, ids, label))
     short_ones()
-    if len(chosen) == len(sites):
-        published, by_published = seconds(lambda: published_loop(model, sites, ids, label))
-    else:
-        once, magnitude = seconds(lambda: published_magnitude(model, sites, ids, label))
-        some, by_published = seconds(
-            lambda: {site: published_site(model, site, ids, label, magnitude[site]) for site in chosen}
-        )
-        published = once + some * len(sites) / len(chosen)
+    magnitude = timed("once", lambda: published_magnitude(model, sites, ids, label))
+    published = timed(
+        "layers", lambda: {site: published_site(model, site, ids, label, magnitude[site]) for site in chosen}
+    )
     short_ones()
-    times = {
-        "published": published,
-        "cached": cached,
-        "ours": statistics.median(ours),
-        "dense": statistics.median(dense),
-        "steps": statistics.median(steps),
-        "steps_forward": statistics.median(steps_forward[1:]),
-    }
-    return times, compare_scores(scores, by_cached, by_published)
-
-
-def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall time of one call, and what it returned."""
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+    times = {name: statistics.median(values) for name, values in measured.items()}
+    times["published"] = times.pop("once") + times.pop("layers") * len(sites) / len(chosen)
+    return times, compare_scores(ours, cached, published)
 
 
 Difference = dict[str, float]
@@ -199,6 +192,7 @@ def rounding(model: PreTrainedModel, ids: Tensor, label: Tensor) -> dict[str, Di
         "one pass f64": compare_scores(one_pass(model, sites, ids, label), exact),
         "one pass f32": compare_scores(ours, exact),
         "loop f32": compare_scores(loop, exact),
+        "uncut pass f64": compare_scores(uncut_pass(model, sites, ids, label), exact),
     }
 
 
@@ -230,7 +224,7 @@ def as_text(result: dict[str, Any]) -> str:
         if len(result["layers_measured"]) == result["layers"]
         else (f"layers {', '.join(map(str, result['layers_measured']))} run, scaled to {result['layers']}")
     )
-    environment = result["environment"]
+    environment, unit = result["environment"], f" (s, {result['clock']})"
     rounding = {f"{name} to loop f64": difference for name, difference in result["rounding"].items()}
     lines = [
         f"{result['model']}, {environment['dtype']}, {environment['cpu']}",
@@ -238,7 +232,7 @@ def as_text(result: dict[str, Any]) -> str:
         f"{result['prompts']} prompts x {result['rounds']} rounds; published loop: {scaled}",
         f"{'':30}{'median':>10}{'min':>10}{'max':>10}",
         *(
-            f"{name + ' (s)':30}" + "".join(f"{value[key]:10.3f}" for key in ("median", "min", "max"))
+            f"{name + unit:30}" + "".join(f"{value[key]:10.3f}" for key in ("median", "min", "max"))
             for name, value in result["seconds"].items()
         ),
         *(

@@ -1,4 +1,4 @@
-"""Two slower ways to the same scores: the published code's loop, and a loop over tokens with a cache.
+"""Two slower ways to the same scores, the published loop and a loop over tokens with a cache; and a wrong one.
 
 `published_loop` keeps the structure of the authors' release (github.com/pittisl/Sparse-Activation,
 attribution_{mlp,attention}.py, Mag_{mlp,attention}.py), not its code: per layer and kind of unit it
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
-from sparseact.decoding import prefill
+from sparseact.decoding import prefill, teacher_force
 from sparseact.scores import make_metric, score_sites
 from sparseact.sites import Site, capture
 
@@ -103,8 +103,21 @@ def cached_loop(model: PreTrainedModel, sites: Sequence[Site], ids: Tensor, labe
             outputs.append({site: captured[site].detach() for site in sites})
             for layer in prefix.cache.layers:  # or the graph of all earlier steps stays alive
                 layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-    scores = score_sites(make_metric("corrected-gxo"), _along_steps(outputs), _along_steps(gradients))
-    return {site: score[0] for site, score in scores.items()}
+    return _corrected_gxo(_along_steps(outputs), _along_steps(gradients))
+
+
+def uncut_pass(model: PreTrainedModel, sites: Sequence[Site], ids: Tensor, label: Tensor) -> dict[Site, Tensor]:
+    """What one pass gives if gradients may cross positions: a unit is charged for all later tokens too. Wrong."""
+    with capture(model, sites, gradient=True) as captured:
+        logits = teacher_force(model, prefill(model, ids), label)
+        loss = cross_entropy(logits[0], label[0], reduction="sum")
+        gradients = torch.autograd.grad(loss, [captured[site] for site in sites])
+    outputs = {site: captured[site].detach() for site in sites}
+    return _corrected_gxo(outputs, dict(zip(sites, gradients, strict=True)))
+
+
+def _corrected_gxo(x: Mapping[Site, Tensor], gradient: Mapping[Site, Tensor]) -> dict[Site, Tensor]:
+    return {site: score[0] for site, score in score_sites(make_metric("corrected-gxo"), x, gradient).items()}
 
 
 def _along_steps(steps: Sequence[Mapping[Site, Tensor]]) -> dict[Site, Tensor]:

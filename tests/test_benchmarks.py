@@ -47,6 +47,15 @@ def test_loops_give_the_scores_of_one_pass(benchmark, tiny, loop):
         torch.testing.assert_close(ours[site], theirs[site].detach(), rtol=1e-9, atol=1e-12)
 
 
+def test_a_pass_without_the_cut_is_wrong_but_for_the_last_token(benchmark, tiny):
+    model, ids, label = tiny
+    site = find_sites(model, "mlp")[0]
+    right = benchmark("attribution").one_pass(model, [site], ids, label)[site]
+    wrong = benchmark("loops").uncut_pass(model, [site], ids, label)[site]
+    torch.testing.assert_close(wrong[-1], right[-1], rtol=1e-9, atol=1e-12)
+    assert (wrong[:-1] - right[:-1]).abs().max() > 1e-4
+
+
 def test_differences_are_seen(benchmark, tiny):
     module = benchmark("attribution")
     site = find_sites(tiny[0], "mlp")[0]
