@@ -266,6 +266,11 @@ def test_a_block_that_goes_round_its_linear_is_no_silent_no_op(ids):
         logits(model, ids)
 
 
+def test_no_sites_at_all_are_refused(model):
+    with pytest.raises(SparseactError, match="no sites"), on_units(model, [], lambda _, x: x):
+        pass
+
+
 def test_an_error_inside_is_not_hidden_by_the_no_op_check(ids):
     model = tiny_model("phi")
     with pytest.raises(KeyError), on_units(model, find_sites(model), lambda _, x: x):

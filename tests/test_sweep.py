@@ -216,6 +216,13 @@ def test_no_prompts_and_a_prompt_beyond_the_context_are_refused(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_out_that_is_a_file_is_refused_before_any_work(tiny, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="not a folder"):
+        run_sweep(*tiny, PLAN, PROMPTS, tmp_path / "file", progress=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_heads_have_levels_of_their_own(tiny):
     plan = Plan(metrics=("magnitude",), units=("mlp", "heads", "both"), sparsity=(0.5,), heads_sparsity=(0.25,))
     mlp, heads, both = plan.cells()

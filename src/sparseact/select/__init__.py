@@ -1,5 +1,31 @@
 """Which units stay on."""
 
+from sparseact.select.selectors import (
+    SELECTORS,
+    NOfM,
+    Selector,
+    StatisticalTopK,
+    Threshold,
+    TopK,
+    TopP,
+    quantile,
+    selector_from_json,
+    selector_to_json,
+)
 from sparseact.select.topk import keep_count, ranks, topk_mask
 
-__all__ = ["keep_count", "ranks", "topk_mask"]
+__all__ = [
+    "SELECTORS",
+    "NOfM",
+    "Selector",
+    "StatisticalTopK",
+    "Threshold",
+    "TopK",
+    "TopP",
+    "keep_count",
+    "quantile",
+    "ranks",
+    "selector_from_json",
+    "selector_to_json",
+    "topk_mask",
+]

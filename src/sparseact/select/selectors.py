@@ -45,6 +45,7 @@ class Threshold:
         return cls(quantile(scores, sparsity) if sparsity > 0 else -1.0)
 
     def mask(self, scores: Tensor) -> Tensor:
+        """On where above the value."""
         return scores > self.value
 
 
@@ -55,11 +56,12 @@ class TopK:
     sparsity: float
 
     @classmethod
-    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:  # noqa: ARG003 - the protocol's
         """Nothing to fit."""
         return cls(sparsity)
 
     def mask(self, scores: Tensor) -> Tensor:
+        """On among the token's highest."""
         return topk_mask(scores, self.sparsity)
 
 
@@ -84,6 +86,7 @@ class StatisticalTopK:
         return cls(NormalDist().inv_cdf(sparsity))
 
     def mask(self, scores: Tensor) -> Tensor:
+        """On where the standardised score is above the multiplier."""
         return _standardise(scores) > self.multiplier
 
 
@@ -104,6 +107,7 @@ class TopP:
         return cls(high if sparsity > 0 else 1.0)
 
     def mask(self, scores: Tensor) -> Tensor:
+        """On among the highest until their sum reaches the share; scores must not be negative."""
         ordered, order = scores.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(dim=-1) - ordered
         needed = before < self.mass * ordered.sum(dim=-1, keepdim=True)
@@ -119,11 +123,12 @@ class NOfM:
     m: int = 32
 
     @classmethod
-    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+    def fit(cls, scores: Tensor, sparsity: float) -> Self:  # noqa: ARG003 - the protocol's
         """The n of m = 32 that is nearest to the sparsity."""
         return cls(keep_count(cls.m, sparsity))
 
     def mask(self, scores: Tensor) -> Tensor:
+        """On among the n highest of the group; raises InputError if m does not divide the units."""
         units = scores.shape[-1]
         if units % self.m:
             raise InputError(f"n:m: {units} units are not a multiple of {self.m}")

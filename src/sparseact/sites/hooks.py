@@ -22,8 +22,11 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
     The hooks are removed on the way out, after an exception too. Several contexts may be nested.
 
     Raises:
-        SparseactError: on a normal exit, if a forward pass ran no site (a silent no-op otherwise).
+        SparseactError: no sites; or on a normal exit, if a forward pass ran none of them (a silent
+            no-op otherwise).
     """
+    if not sites:
+        raise SparseactError("no sites to act on")
     by_module: dict[str, dict[str, Site]] = {}
     for site in sites:
         by_module.setdefault(site.module.removeprefix(site.block + "."), {})[site.block] = site

@@ -121,6 +121,8 @@ def _pandas() -> Any:
 
 def _resume(out: Path, meta: dict[str, Any]) -> tuple[list[Row], list[Row], float]:
     """Rows of the prompts that are done and the seconds they took; nothing in a new folder."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: this is a file, not a folder")
     if not (out / "meta.json").exists():
         if (out / "sweep.csv").exists():
             raise InputError(f"--out {out}: holds a sweep.csv without its meta.json; choose another folder")
