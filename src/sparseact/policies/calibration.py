@@ -1,0 +1,113 @@
+"""What all policies share when they are calibrated: text to sample, sample to gates, gates to recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import sparseact
+from sparseact.decoding import evaluation_mode
+from sparseact.environment import installed_versions
+from sparseact.errors import InputError
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Phases
+from sparseact.policies.policy import Budget, Policy
+from sparseact.policies.recipe import Recipe, fingerprint
+from sparseact.policies.runtime import run_sparse
+from sparseact.policies.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, Sample, cut_windows, take_sample
+from sparseact.sites import Site
+
+REFITS = 2
+"""Times that the selectors are fitted again on the inputs of the sparse model: what is dropped upstream
+makes later activations smaller, so thresholds of the dense model overshoot."""
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """The windows of a calibration text, and what a recipe says of it."""
+
+    windows: Tensor
+    meta: dict[str, Any]
+
+
+def read_text(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, tokens: int = 2048, context: int = 256
+) -> CalibrationText:
+    """About `tokens` tokens of a text, in windows of `context` (or the model's own) spread evenly over it."""
+    context = min(context, model.config.max_position_embeddings)
+    windows = cut_windows(tokenizer, text, context=context, limit=max(1, tokens // context))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return CalibrationText(windows.ids, {"text_sha256": digest, "tokens": windows.tokens, "context": context})
+
+
+def fit_gates(
+    model: PreTrainedModel, gates: Sequence[Gate], levels: Mapping[Site, float], windows: Tensor, phases: Phases
+) -> list[Gate]:
+    """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores."""
+    fitted = list(gates)
+    for round_ in range(1 + REFITS):
+        scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
+        fitted = [
+            replace(gate, selector=type(gate.selector).fit(scores[gate.site], levels[gate.site])) for gate in fitted
+        ]
+    return fitted
+
+
+def observe_scores(
+    model: PreTrainedModel, gates: Sequence[Gate], windows: Tensor, phases: Phases, *, masked: bool
+) -> dict[Site, Tensor]:
+    """Scores [tokens, units] of every gate while the model runs, dense or under the gates themselves."""
+    stride = -(-windows.numel() * sum(gate.site.units for gate in gates) // VALUES_AT_MOST)
+    found: dict[Site, list[Tensor]] = {gate.site: [] for gate in gates}
+
+    def note(gate: Gate, scores: Tensor) -> None:
+        found[gate.site].append(scores[::stride].float().cpu())
+
+    with torch.no_grad(), evaluation_mode(model), run_sparse(model, gates, phases, masked=masked, on_scores=note):
+        for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
+            model(window, use_cache=False, logits_to_keep=1)
+    return {site: torch.cat(parts) if parts else torch.zeros(0, site.units) for site, parts in found.items()}
+
+
+def calibrate_gates(
+    policy: Policy,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    sites: Sequence[Site],
+    make_gate: Callable[[Site, Sample], Gate],
+    budget: Budget,
+    *,
+    reads: Sequence[Site] = (),
+    gradient: bool = False,
+) -> Recipe:
+    """Calibrate a policy that is a gate per site and a budget: what every policy but a few is.
+
+    Args:
+        make_gate: the gate of a site, its selector still to be fitted.
+        budget: sparsity by site.
+        reads: sites whose inputs the gates' scales are made of, beside `sites`.
+        gradient: the budget needs gradients.
+    """
+    started = time.monotonic()
+    if not 0 <= policy.sparsity <= 1:
+        raise InputError(f"--sparsity: {policy.sparsity} is not between 0 and 1")
+    calibration = read_text(model, tokenizer, text)
+    sample = take_sample(model, [*sites, *reads], calibration.windows, gradient=gradient)
+    gates = [make_gate(site, sample) for site in sites]
+    levels = budget(gates, sample, policy.sparsity)
+    fitted = fit_gates(model, gates, levels, calibration.windows, policy.phases)
+    meta = {
+        "calibration": calibration.meta,
+        "options": asdict(policy),  # type: ignore[call-overload]
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},
+    }
+    return Recipe(policy.name, policy.sparsity, tuple(fitted), policy.phases, fingerprint(model, fitted), meta)

@@ -1,0 +1,59 @@
+"""Which tokens are sparse: positions and phase of every token of a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Which tokens a policy leaves dense.
+
+    Attributes:
+        prefill: whether several tokens at once are sparse too; a teacher-forced pass counts as prefill.
+        dense_first: positions at the start of each text that stay dense. The first one is an
+            attention sink: its activations are huge and every later token reads it.
+    """
+
+    prefill: bool = True
+    dense_first: int = 1
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The tokens of one forward pass.
+
+    Attributes:
+        phase: decode while one token follows cached ones.
+        real: [batch, tokens], false for padding.
+        sparse: [batch, tokens], whether the policy's masks hold.
+    """
+
+    phase: Phase
+    real: Tensor
+    sparse: Tensor
+
+
+def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
+    """The clock of a forward pass, from the arguments of a transformers causal LM."""
+    tokens = arguments.get("input_ids")
+    tokens = arguments["inputs_embeds"] if tokens is None else tokens
+    batch, count = tokens.shape[:2]
+    cache = arguments.get("past_key_values")
+    seen = int(cache.get_seq_length()) if cache is not None else 0
+    mask = arguments.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        real = mask[:, -count:].bool()
+        positions = (mask.long().cumsum(dim=1) - 1)[:, -count:]
+    else:
+        real = torch.ones(batch, count, dtype=torch.bool, device=tokens.device)
+        positions = seen + torch.arange(count, device=tokens.device).expand(batch, -1)
+    phase: Phase = "decode" if count == 1 and seen else "prefill"
+    on = phases.prefill or phase == "decode"
+    return Clock(phase, real, (positions >= phases.dense_first) & on)

@@ -1,0 +1,126 @@
+"""Run a model through gates: hooks on its linears for the time of a `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparseact.policies.density import Density
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Clock, Phases, read_clock
+from sparseact.sites import Site, find_channels, on_units
+
+
+@contextmanager
+def run_sparse(
+    model: PreTrainedModel,
+    gates: Sequence[Gate],
+    phases: Phases,
+    *,
+    masked: bool = True,
+    on_scores: Callable[[Gate, Tensor], None] | None = None,
+) -> Iterator[Density]:
+    """Mask every gate's site in each forward pass inside the block; what was read is counted.
+
+    Args:
+        masked: false to leave the model dense, for watching scores only.
+        on_scores: called with each gate and the scores [tokens, units] of the tokens that are sparse.
+
+    Raises:
+        SparseactError: on a normal exit, if a forward pass ran no gate.
+    """
+    by_site = {gate.site: gate.to(model.device) for gate in gates}  # one gate per site
+    head = model.get_output_embeddings().weight
+    dense = int(sum(site.units * site.unit_bytes for site in find_channels(model))) + head.numel() * head.element_size()
+    density = Density(list(by_site.values()), dense, head.element_size())
+    pass_ = _Pass(density, masked, on_scores)
+
+    def tick(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        pass_.clock = read_clock(kwargs | ({"input_ids": args[0]} if args else {}), phases)
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(tick, with_kwargs=True).remove)
+        for gate in by_site.values():
+            if gate.signal.reads == "output":
+                source = model.get_submodule(gate.signal.module)
+                stack.callback(source.register_forward_hook(pass_.note_output(gate.signal.module)).remove)
+            elif gate.signal.reads == "predicted":
+                source = model.get_submodule(gate.signal.module)
+                stack.callback(source.register_forward_pre_hook(pass_.note_input(gate.signal.module)).remove)
+            if gate.low_rank is not None:
+                linear = model.get_submodule(gate.site.module)
+                stack.callback(linear.register_forward_hook(pass_.correct(gate)).remove)
+        stack.enter_context(on_units(model, list(by_site), lambda site, x: pass_.apply(by_site[site], x)))
+        yield density
+
+
+class _Pass:
+    """What the hooks of one forward pass tell each other."""
+
+    def __init__(self, density: Density, masked: bool, on_scores: Callable[[Gate, Tensor], None] | None) -> None:  # noqa: FBT001
+        self.clock: Clock | None = None
+        self._density = density
+        self._masked = masked
+        self._on_scores = on_scores
+        self._noted: dict[str, Tensor] = {}
+        self._dropped: dict[Site, Tensor] = {}
+        self._frozen: dict[Site, Tensor] = {}
+
+    def note_output(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            self._noted[name] = output
+
+        return hook
+
+    def note_input(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._noted[name] = args[0]
+
+        return hook
+
+    def correct(self, gate: Gate) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+            return output + gate.correction(self._dropped.pop(gate.site)).reshape(output.shape)
+
+        return hook
+
+    def apply(self, gate: Gate, x: Tensor) -> Tensor:
+        """Mask the units [batch, tokens, units, unit_size] of a gate's site."""
+        assert self.clock is not None, "a submodule was run without its model"
+        units = x.flatten(-2)
+        on = self._mask(gate, units, self.clock) | ~self.clock.sparse[..., None]
+        if not self._masked:
+            on = torch.ones_like(on)
+        self._density.count(gate, on, self.clock)
+        kept = gate.keep(units, on)
+        if gate.low_rank is not None:
+            self._dropped[gate.site] = units - kept
+        return kept.view_as(x)
+
+    def _mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
+        if gate.frozen:
+            return self._frozen_mask(gate, units, clock)
+        scores = gate.score(self._signal(gate, units))
+        if self._on_scores is not None:
+            self._on_scores(gate, scores[clock.sparse & clock.real])
+        return gate.selector.mask(scores)
+
+    def _signal(self, gate: Gate, units: Tensor) -> Tensor:
+        if gate.signal.reads == "input":
+            return gate.rotate(units)
+        noted = self._noted[gate.signal.module]
+        noted = noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
+        return gate.signal.of(noted) if gate.signal.reads == "output" else gate.predict(noted)
+
+    def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
+        if clock.phase == "prefill":
+            share = units / units.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+            share = share * clock.real[..., None]
+            self._frozen[gate.site] = gate.selector.mask(share.norm(dim=1))[:, None]
+            return torch.ones_like(units, dtype=torch.bool)
+        return self._frozen[gate.site].expand(units.shape)

@@ -1,0 +1,48 @@
+"""sparseact, the default: score = |x|, a threshold per linear input, budgets of equal loss per byte.
+
+The paper's attribution (gradient x output) moved from run time to calibration: one backward pass over
+labels that the model draws itself says what each site's dropped inputs cost, and every byte is saved
+where it costs least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact.policies.budget import least_loss
+from sparseact.policies.calibration import calibrate_gates
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Phases
+from sparseact.policies.recipe import Recipe
+from sparseact.select import Threshold
+from sparseact.sites import find_channels
+
+
+@dataclass(frozen=True)
+class SparseAct:
+    """Threshold the inputs of all linears, each as far as the loss allows.
+
+    Attributes:
+        sparsity: share of all linear weights of the blocks that is not read for a token.
+        phases: which tokens stay dense.
+    """
+
+    name: ClassVar[str] = "sparseact"
+    sparsity: float
+    phases: Phases = field(default_factory=Phases)
+
+    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
+        """Attribution, then quantiles of |x|, on the text."""
+        return calibrate_gates(
+            self,
+            model,
+            tokenizer,
+            text,
+            find_channels(model),
+            lambda site, _: Gate(site, Threshold(0.0)),
+            least_loss,
+            gradient=True,
+        )

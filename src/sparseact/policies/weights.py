@@ -1,0 +1,23 @@
+"""What scales and compensations read of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from sparseact.sites import Site
+
+
+def weight_of(model: PreTrainedModel, site: Site) -> Tensor:
+    """The weight [outputs, inputs] of a site's linear, float32 on the CPU."""
+    linear = model.get_submodule(site.module)
+    weight = linear.weight.detach()
+    assert isinstance(weight, Tensor)
+    return (weight.T if isinstance(linear, Conv1D) else weight).to("cpu", torch.float32)
+
+
+def column_norms(model: PreTrainedModel, site: Site) -> Tensor:
+    """||W_:j||_2 of each input channel [inputs]."""
+    return weight_of(model, site).norm(dim=0)
