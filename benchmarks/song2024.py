@@ -16,6 +16,7 @@ import torch
 import sparseact as sa
 from sparseact.data import load_prompts
 from sparseact.models import describe_model
+from sparseact.report import write_report
 from sparseact.sweep import Plan, run_sweep
 from sparseact.sweep.plan import DEFAULT_SPARSITY
 
@@ -53,16 +54,18 @@ def main() -> None:
     model, tokenizer = sa.load(arguments.model)
     for name in arguments.runs:
         limit = max(1, arguments.limit // 3) if name == "ig" else arguments.limit
+        out = arguments.out / arguments.model / name
         run_sweep(
             model,
             tokenizer,
             RUNS[name],
             load_prompts()[0::2][:limit],
-            arguments.out / arguments.model / name,
+            out,
             model_info=describe_model(arguments.model, model),
             prompts_source="built-in questions, the even ones",
             command=f"python benchmarks/song2024.py --model {arguments.model} --limit {arguments.limit} --runs {name}",
         )
+        write_report(out)
 
 
 if __name__ == "__main__":
