@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sparseact.errors import InputError
-from sparseact.select import keep_count, ranks, topk_mask
+from sparseact.select import keep_count, quantile, ranks, topk_mask
+from sparseact.select.selectors import QUANTILE_VALUES
 
 # Few distinct values, so that most examples have ties.
 scores = arrays(
@@ -86,3 +87,10 @@ def test_level_0_keeps_all_and_level_1_none(score):
 def test_a_level_outside_0_to_1_is_refused(sparsity):
     with pytest.raises(InputError, match=r"--sparsity: .* is not between 0 and 1"):
         keep_count(10, sparsity)
+
+
+def test_a_quantile_of_many_scores_looks_at_every_unit():
+    # Half of the units score 1, the other half 0: a stride that divides their number would see one half only.
+    scores = torch.tensor([1.0, 0.0]).repeat(QUANTILE_VALUES, 1)
+    assert quantile(scores, 0.25) == 0
+    assert quantile(scores, 0.75) == 1

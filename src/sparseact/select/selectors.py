@@ -6,6 +6,7 @@ them to scores [..., units]. Ties go to the lower index where a count is exact.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Protocol, Self
@@ -158,8 +159,10 @@ def selector_from_json(record: dict[str, Any]) -> Any:
 
 def quantile(scores: Tensor, share: float) -> float:
     """The value below which `share` of all scores lie; exact up to `QUANTILE_VALUES` scores."""
-    flat = scores.flatten().float()
-    flat = flat[:: max(1, flat.numel() // QUANTILE_VALUES)]
+    stride = max(1, scores.numel() // QUANTILE_VALUES)
+    while math.gcd(stride, scores.shape[-1]) > 1:  # else some units would never be looked at
+        stride += 1
+    flat = scores.flatten()[::stride].float()
     place = min(flat.numel(), max(1, round(share * flat.numel())))
     return float(flat.kthvalue(place).values)
 
