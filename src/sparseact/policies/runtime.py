@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sparseact.errors import SparseactError
 from sparseact.policies.density import Density
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Clock, Phases, read_clock
@@ -119,8 +120,28 @@ class _Pass:
 
     def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
         if clock.phase == "prefill":
-            share = units / units.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-            share = share * clock.real[..., None]
-            self._frozen[gate.site] = gate.selector.mask(share.norm(dim=1))[:, None]
+            self._frozen[gate.site] = gate.selector.mask(prompt_scores(units, clock.real))[:, None]
             return torch.ones_like(units, dtype=torch.bool)
-        return self._frozen[gate.site].expand(units.shape)
+        frozen = self._frozen.get(gate.site)
+        if frozen is None or len(frozen) != len(units):
+            raise SparseactError(
+                "decoding with units that are chosen from the prompt, but the prompt was not run inside "
+                "`with recipe(model):`, or with another batch"
+            )
+        return frozen.expand(units.shape)
+
+
+def prompt_scores(units: Tensor, real: Tensor) -> Tensor:
+    """How much each unit mattered over a prompt: the norm over tokens of its share of a token's norm.
+
+    GRIFFIN, arXiv 2404.01365, eq. 6: s = ||[z_t / ||z_t||_2]_t||_2.
+
+    Args:
+        units: [batch, tokens, units].
+        real: [batch, tokens], false for padding.
+
+    Returns:
+        [batch, units]
+    """
+    share = units / units.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return share.where(real[..., None], 0).norm(dim=1)
