@@ -51,7 +51,7 @@ class Gate:
             share of the output is a bias.
         basis: [units, units] orthonormal; the units are x @ basis.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
-        predictor: ([rank, inputs], [units, rank]) of a `predicted` signal.
+        predictor: ([rank, inputs], [units, rank], bias [units]) of a `predicted` signal.
     """
 
     site: Site
@@ -62,7 +62,7 @@ class Gate:
     shift: Tensor | None = None
     basis: Tensor | None = None
     low_rank: tuple[Tensor, Tensor] | None = None
-    predictor: tuple[Tensor, Tensor] | None = None
+    predictor: tuple[Tensor, Tensor, Tensor] | None = None
 
     def rotate(self, x: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
         """The units in the gate's basis."""
@@ -89,13 +89,13 @@ class Gate:
         return (dropped @ right.mT) @ left.mT
 
     def predict(self, hidden: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
-        """The predicted signal."""
+        """The predicted signal, after the signal's activation."""
         assert self.predictor is not None
-        down, up = (factor.to(hidden.dtype) for factor in self.predictor)
-        return (hidden @ down.mT) @ up.mT
+        down, up, bias = (factor.to(hidden.dtype) for factor in self.predictor)
+        return self.signal.of((hidden @ down.mT) @ up.mT + bias)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, those of pairs numbered."""
+        """All tensors by name, those of tuples numbered."""
         found: dict[str, Tensor] = {}
         for name in ("scale", "shift", "basis", "low_rank", "predictor"):
             value = getattr(self, name)

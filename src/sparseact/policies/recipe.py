@@ -25,7 +25,7 @@ from sparseact.select import selector_from_json, selector_to_json
 from sparseact.sites import Site
 
 VERSION = 1
-PAIRS = ("low_rank", "predictor")
+TUPLES = {"low_rank": 2, "predictor": 3}
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ def _read_gate(record: dict[str, Any], tensors: dict[str, Tensor]) -> Gate:
         name: tensors[key] for name in ("scale", "shift", "basis") if (key := f"{site.name}.{name}") in tensors
     }
     parts |= {
-        name: (tensors[f"{site.name}.{name}.0"], tensors[f"{site.name}.{name}.1"])
-        for name in PAIRS
+        name: tuple(tensors[f"{site.name}.{name}.{index}"] for index in range(count))
+        for name, count in TUPLES.items()
         if f"{site.name}.{name}.0" in tensors
     }
     return Gate(site, selector_from_json(values), Signal(**signal), frozen, **parts)
