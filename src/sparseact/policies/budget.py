@@ -40,8 +40,12 @@ def type_split(
     outputs = {site for site in sites if _reads_inside(site)}
     first = sum(_bytes(site) for site in sites if site not in outputs)
     second = sum(_bytes(site) for site in outputs)
-    rest = target * (first + second - inputs * first) / second if second else target
-    return {site: min(rest, 1.0) if site in outputs else inputs * target for site in sites}
+    if not second:
+        return dict.fromkeys(sites, target)
+    # Where the outputs would have to be sparser than 1, the inputs take what is left.
+    on_inputs = max(inputs * target, (target * (first + second) - second) / first)
+    on_outputs = (target * (first + second) - on_inputs * first) / second
+    return {site: on_outputs if site in outputs else on_inputs for site in sites}
 
 
 def _reads_inside(site: Site) -> bool:
@@ -60,7 +64,7 @@ def _reads_inside(site: Site) -> bool:
 def least_loss(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:
     """Equal loss per byte everywhere: the estimated loss of the whole model is least for the bytes saved.
 
-    Switching off the set D at a site changes a token's loss by delta = sum_D g x to first order; with g
+    Switching off the set D at a site changes a token's loss by delta = sum_D g (x - shift) to first order; with g
     of labels drawn from the model itself, E[delta^2] / 2 is the KL divergence to second order (the
     Fisher information). One backward pass gives it for every site and level.
 
@@ -69,8 +73,9 @@ def least_loss(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Sit
     """
     sites = [gate.site for gate in gates]
     curves = [
-        expected_loss(gate.score(sample.x[gate.site]), sample.gradient[gate.site] * sample.x[gate.site])
+        expected_loss(gate.score(x), sample.gradient[gate.site] * (x if gate.shift is None else x - gate.shift))
         for gate in gates
+        for x in [sample.x[gate.site]]
     ]
     return _allocate(sites, torch.stack(curves), target)
 
