@@ -7,7 +7,7 @@ them to scores [..., units]. Ties go to the lower index where a count is exact.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Protocol, Self
 
@@ -20,12 +20,14 @@ from sparseact.select.topk import keep_count, ranks, topk_mask
 QUANTILE_VALUES = 2**20
 """Scores that a quantile is taken of; more are thinned evenly."""
 
+BELOW_ALL = -1e9
+"""A multiplier below every standardised score, whose square is at most the number of units; JSON has no -inf."""
+
 
 class Selector(Protocol):
     """Which units of a token stay on."""
 
-    @classmethod
-    def fit(cls, scores: Tensor, sparsity: float) -> Self:
+    def fit(self, scores: Tensor, sparsity: float) -> Self:
         """The selector that switches off the share `sparsity` of scores like these [tokens, units]."""
         ...
 
@@ -79,7 +81,7 @@ class StatisticalTopK:
     @classmethod
     def fit(cls, scores: Tensor, sparsity: float) -> Self:
         """The multiplier that gives the sparsity on average; the normal quantile on normal scores."""
-        return cls(quantile(_standardise(scores), sparsity) if sparsity > 0 else -torch.inf)
+        return cls(quantile(_standardise(scores), sparsity) if sparsity > 0 else BELOW_ALL)
 
     @classmethod
     def gaussian(cls, sparsity: float) -> Self:
@@ -99,13 +101,12 @@ class TopP:
 
     @classmethod
     def fit(cls, scores: Tensor, sparsity: float) -> Self:
-        """Bisect the mass, to within 1e-4 of the sparsity."""
-        low, high = 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            off = 1 - cls(middle).mask(scores).float().mean().item()
-            low, high = (middle, high) if off > sparsity else (low, middle)
-        return cls(high if sparsity > 0 else 1.0)
+        """A unit is on if the higher ones hold less than the mass: a quantile of what they hold."""
+        if sparsity == 0:
+            return cls(1.0)
+        ordered = scores.float().sort(dim=-1, descending=True).values
+        total = ordered.sum(dim=-1, keepdim=True).clamp(min=1e-30)
+        return cls(quantile((ordered.cumsum(dim=-1) - ordered) / total, 1 - sparsity))
 
     def mask(self, scores: Tensor) -> Tensor:
         """On among the highest until their sum reaches the share; scores must not be negative."""
@@ -123,10 +124,9 @@ class NOfM:
     n: int
     m: int = 32
 
-    @classmethod
-    def fit(cls, scores: Tensor, sparsity: float) -> Self:  # noqa: ARG003 - the protocol's
-        """The n of m = 32 that is nearest to the sparsity."""
-        return cls(keep_count(cls.m, sparsity))
+    def fit(self, scores: Tensor, sparsity: float) -> Self:
+        """The n of this m that is nearest to the sparsity."""
+        return replace(self, n=keep_count(self.m, sparsity))
 
     def mask(self, scores: Tensor) -> Tensor:
         """On among the n highest of the group; raises InputError if m does not divide the units."""
