@@ -54,9 +54,7 @@ def fit_gates(
     fitted = list(gates)
     for round_ in range(1 + REFITS):
         scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
-        fitted = [
-            replace(gate, selector=type(gate.selector).fit(scores[gate.site], levels[gate.site])) for gate in fitted
-        ]
+        fitted = [replace(gate, selector=gate.selector.fit(scores[gate.site], levels[gate.site])) for gate in fitted]
     return fitted
 
 
@@ -92,7 +90,7 @@ def calibrate_gates(
 
     Args:
         make_gate: the gate of a site, its selector still to be fitted.
-        budget: sparsity by site.
+        budget: sparsity by site; what the gates read themselves is added to its target.
         reads: sites whose inputs the gates' scales are made of, beside `sites`.
         gradient: the budget needs gradients.
     """
@@ -102,7 +100,8 @@ def calibrate_gates(
     calibration = read_text(model, tokenizer, text)
     sample = take_sample(model, [*sites, *reads], calibration.windows, gradient=gradient)
     gates = [make_gate(site, sample) for site in sites]
-    levels = budget(gates, sample, policy.sparsity)
+    dense = dict.fromkeys(sites, 0.0)
+    levels = budget(gates, sample, _gross(gates, policy.sparsity, model.dtype.itemsize)) if policy.sparsity else dense
     fitted = fit_gates(model, gates, levels, calibration.windows, policy.phases)
     meta = {
         "calibration": calibration.meta,
@@ -111,3 +110,15 @@ def calibrate_gates(
         "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},
     }
     return Recipe(policy.name, policy.sparsity, tuple(fitted), policy.phases, fingerprint(model, fitted), meta)
+
+
+def _gross(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:
+    """The share of the bytes to switch off so that `sparsity` is left when the gates have read their own."""
+    gated = sum(gate.site.units * gate.site.unit_bytes for gate in gates)
+    share = sum(gate.extra_bytes(element_size) for gate in gates) / gated
+    if sparsity + share > 1 + 1e-9:
+        raise InputError(
+            f"--sparsity: {sparsity} is out of reach: what the policy itself reads for a token (adapters, "
+            f"low-rank factors, predictors) is {share:.1%} of the weights; at most {1 - share:.3f}"
+        )
+    return min(sparsity + share, 1.0)

@@ -17,6 +17,7 @@ class Density:
     Attributes:
         off: units that were off, by (gate name, phase).
         tokens: tokens seen, by (gate name, phase).
+        sparse: tokens of them for which a unit was off, so that the gate read what it needs for it.
     """
 
     def __init__(self, gates: Sequence[Gate], dense_bytes: int, element_size: int) -> None:
@@ -26,29 +27,40 @@ class Density:
         self.element_size = element_size
         self.off: dict[tuple[str, str], int] = defaultdict(int)
         self.tokens: dict[tuple[str, str], int] = defaultdict(int)
+        self.sparse: dict[tuple[str, str], int] = defaultdict(int)
 
     def count(self, gate: Gate, on: Tensor, clock: Clock) -> None:
         """Count a mask [batch, tokens, units]."""
-        real = clock.real[..., None]
+        off = ~on & clock.real[..., None]
         key = (gate.site.name, clock.phase)
-        self.off[key] += int((~on & real).sum())
+        self.off[key] += int(off.sum())
         self.tokens[key] += int(clock.real.sum())
+        self.sparse[key] += int(off.any(dim=-1).sum())
 
     def share_off(self, gate: Gate, phase: str | None = None) -> float:
         """Share of one gate's units that were off, in a phase or over all tokens."""
-        keys = [(gate.site.name, name) for name in ([phase] if phase else ["prefill", "decode"])]
-        tokens = sum(self.tokens[key] for key in keys)
-        return sum(self.off[key] for key in keys) / (tokens * gate.site.units) if tokens else 0.0
+        return self._per_token(self.off, gate, phase) / gate.site.units
 
     def achieved(self, phase: str | None = None) -> float:
-        """Share of the gated weight bytes that were not read: what `sparsity` asks for."""
+        """Share of the gated weight bytes that were not read, net of what the gates read themselves.
+
+        What `sparsity` asks for.
+        """
         gated = sum(gate.site.units * gate.site.unit_bytes for gate in self.gates)
         return self._saved(phase) / gated
 
     def bytes_per_token(self, phase: str | None = None) -> float:
         """Weight bytes read per token: blocks and head of the model, and what the gates read themselves."""
-        extra = sum(gate.extra_bytes(self.element_size) for gate in self.gates)
-        return self.dense_bytes - self._saved(phase) + extra
+        return self.dense_bytes - self._saved(phase)
 
     def _saved(self, phase: str | None) -> float:
-        return sum(self.share_off(gate, phase) * gate.site.units * gate.site.unit_bytes for gate in self.gates)
+        return sum(
+            self._per_token(self.off, gate, phase) * gate.site.unit_bytes
+            - self._per_token(self.sparse, gate, phase) * gate.extra_bytes(self.element_size)
+            for gate in self.gates
+        )
+
+    def _per_token(self, counts: dict[tuple[str, str], int], gate: Gate, phase: str | None) -> float:
+        keys = [(gate.site.name, name) for name in ([phase] if phase else ["prefill", "decode"])]
+        tokens = sum(self.tokens[key] for key in keys)
+        return sum(counts[key] for key in keys) / tokens if tokens else 0.0

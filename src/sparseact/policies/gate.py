@@ -49,7 +49,8 @@ class Gate:
         frozen: the mask is chosen once, from the prompt, and kept while decoding (GRIFFIN).
         scale, shift: [units]; 1 and 0 if None. A unit that is off is worth `shift`, not 0, whose
             share of the output is a bias.
-        basis: [units, units] orthonormal; the units are x @ basis.
+        basis: [units, units] orthonormal; the units are x @ basis, and the weight is stored as W @ basis.
+        basis_shares: how many gates have this basis: linears that read the same input rotate it once.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
         predictor: ([rank, inputs], [units, rank], bias [units]) of a `predicted` signal.
     """
@@ -61,6 +62,7 @@ class Gate:
     scale: Tensor | None = None
     shift: Tensor | None = None
     basis: Tensor | None = None
+    basis_shares: int = 1
     low_rank: tuple[Tensor, Tensor] | None = None
     predictor: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -105,14 +107,15 @@ class Gate:
                 found |= {f"{name}.{index}": part for index, part in enumerate(value)}
         return found
 
-    def extra_bytes(self, element_size: int) -> int:
+    def extra_bytes(self, element_size: int) -> float:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
 
-        A basis counts twice, there and back. A scale and a shift are folded into thresholds and bias.
+        A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
+        stored weight. A scale and a shift are folded into thresholds and bias.
         """
         sizes = {name: tensor.numel() for name, tensor in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))
-        return element_size * (read + 2 * sizes.get("basis", 0))
+        return element_size * (read + sizes.get("basis", 0) / self.basis_shares)
 
     def to(self, device: torch.device) -> Gate:
         """The same gate with its tensors on a device."""

@@ -68,11 +68,11 @@ class Recipe:
     def save(self, folder: str | Path) -> None:
         """Write recipe.safetensors and recipe.json into `folder`."""
         folder = Path(folder)
-        tensors = {
-            f"{gate.site.name}.{name}": tensor.cpu().contiguous()
-            for gate in self.gates
-            for name, tensor in gate.tensors().items()
-        }
+        held = [(f"{gate.site.name}.{name}", tensor) for gate in self.gates for name, tensor in gate.tensors().items()]
+        keys: dict[int, str] = {}
+        for key, tensor in held:  # what several gates share, such as a basis, is written once
+            keys.setdefault(id(tensor), key)
+        tensors = {key: tensor.cpu().contiguous() for key, tensor in held if keys[id(tensor)] == key}
         with write_atomically(folder / "recipe.safetensors") as path:
             save_file(tensors, path)
         record = {
@@ -87,6 +87,8 @@ class Recipe:
                     "site": asdict(gate.site),
                     "frozen": gate.frozen,
                     "signal": asdict(gate.signal),
+                    "basis_shares": gate.basis_shares,
+                    "tensors": {name: keys[id(tensor)] for name, tensor in gate.tensors().items()},
                     **selector_to_json(gate.selector),
                 }
                 for gate in self.gates
@@ -136,15 +138,15 @@ def _read_gate(record: dict[str, Any], tensors: dict[str, Tensor]) -> Gate:
     signal = values.pop("signal")
     signal["part"] = tuple(signal["part"])
     frozen = values.pop("frozen")
-    parts: dict[str, Any] = {
-        name: tensors[key] for name in ("scale", "shift", "basis") if (key := f"{site.name}.{name}") in tensors
-    }
+    shares = values.pop("basis_shares")
+    held = {name: tensors[key] for name, key in values.pop("tensors").items()}
+    parts: dict[str, Any] = {name: held[name] for name in ("scale", "shift", "basis") if name in held}
     parts |= {
-        name: tuple(tensors[f"{site.name}.{name}.{index}"] for index in range(count))
+        name: tuple(held[f"{name}.{index}"] for index in range(count))
         for name, count in TUPLES.items()
-        if f"{site.name}.{name}.0" in tensors
+        if f"{name}.0" in held
     }
-    return Gate(site, selector_from_json(values), Signal(**signal), frozen, **parts)
+    return Gate(site, selector_from_json(values), Signal(**signal), frozen, basis_shares=shares, **parts)
 
 
 def fingerprint(model: PreTrainedModel, gates: Sequence[Gate]) -> str:
