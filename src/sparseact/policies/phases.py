@@ -48,7 +48,7 @@ def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
     cache = arguments.get("past_key_values")
     seen = int(cache.get_seq_length()) if cache is not None else 0
     mask = arguments.get("attention_mask")
-    if mask is not None and mask.ndim == 2:
+    if isinstance(mask, Tensor) and mask.ndim == 2:
         real = mask[:, -count:].bool()
         positions = (mask.long().cumsum(dim=1) - 1)[:, -count:]
     else:

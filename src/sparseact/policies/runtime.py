@@ -86,7 +86,10 @@ class _Pass:
 
     def correct(self, gate: Gate) -> Callable[..., Tensor]:
         def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-            return output + gate.correction(self._dropped.pop(gate.site)).reshape(output.shape)
+            dropped = self._dropped.pop(gate.site, None)
+            if dropped is None:  # a block that shares this linear with the gate's ran it
+                return output
+            return output + gate.correction(dropped).reshape(output.shape)
 
         return hook
 
