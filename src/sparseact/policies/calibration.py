@@ -51,7 +51,7 @@ def fit_gates(
     model: PreTrainedModel, gates: Sequence[Gate], levels: Mapping[Site, float], windows: Tensor, phases: Phases
 ) -> list[Gate]:
     """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores."""
-    fitted = list(gates)
+    fitted, phases = list(gates), replace(phases, prefill=True)  # the windows stand for tokens that are decoded
     for round_ in range(1 + REFITS):
         scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
         fitted = [replace(gate, selector=gate.selector.fit(scores[gate.site], levels[gate.site])) for gate in fitted]
