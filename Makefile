@@ -58,8 +58,10 @@ help-pages: $(STAMP)  ## write docs/help.md from the commands' --help
 	$(BIN)/python scripts/help_pages.py
 
 results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
-	$(BIN)/python benchmarks/song2024.py --model smollm2
-	$(BIN)/python benchmarks/song2024.py --model gemma3
+	$(BIN)/sparseact fetch gemma3
+	$(BIN)/python benchmarks/song2024.py --model smollm2 --limit 24
+	$(BIN)/python benchmarks/song2024.py --model gemma3 --limit 12
+	$(BIN)/python benchmarks/song2024_tables.py
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf $(DEMO) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
