@@ -2,5 +2,14 @@
 
 from sparseact.data.encode import check_context, encode_prompt
 from sparseact.data.load import builtin_questions, load_prompts, load_text
+from sparseact.data.overlap import shared_passages, sketch_passages
 
-__all__ = ["builtin_questions", "check_context", "encode_prompt", "load_prompts", "load_text"]
+__all__ = [
+    "builtin_questions",
+    "check_context",
+    "encode_prompt",
+    "load_prompts",
+    "load_text",
+    "shared_passages",
+    "sketch_passages",
+]

@@ -36,7 +36,7 @@ def load_prompts(source: str | Path | None = None, *, column: str | None = None,
     path = Path(source).expanduser()
     if str(source) in DATA_SETS and not path.exists():
         return load_data_set(str(source), column=column, limit=limit)
-    suffix = _checked_suffix(source, path)
+    suffix = _checked_suffix(source, path, "--prompts")
     if suffix == ".txt" and column is not None:
         raise InputError(_NO_COLUMNS.format(column=column, what=path))
     prompts = [text for row in READERS[suffix](path, column) if (text := row.strip())]
@@ -53,8 +53,10 @@ def load_text(source: str | Path) -> str:
     """
     path = Path(source).expanduser()
     if path.suffix.lower() != ".txt":
+        if str(source) not in DATA_SETS:
+            _checked_suffix(source, path, "--text")
         return "\n\n".join(load_prompts(source))
-    _checked_suffix(source, path)
+    _checked_suffix(source, path, "--text")
     text = read_text(path)
     if not text.strip():
         raise InputError(f"{path}: the file holds no text")
@@ -71,22 +73,22 @@ def builtin_questions() -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def _checked_suffix(source: str | Path, path: Path) -> str:
+def _checked_suffix(source: str | Path, path: Path, option: str) -> str:
     """The suffix of a file that is there and of a kind we read."""
     suffix = path.suffix.lower()
     try:
         if path.is_dir():
-            raise InputError(f"--prompts: {path} is a folder, not a file")
+            raise InputError(f"{option}: {path} is a folder, not a file")
         if not path.exists():
             if suffix in READERS or len(path.parts) > 1:
-                raise InputError(f"--prompts: no such file: {path}")
-            raise unknown_name("--prompts: no such file, and unknown data set", str(source), DATA_SETS)
+                raise InputError(f"{option}: no such file: {path}")
+            raise unknown_name(f"{option}: no such file, and unknown data set", str(source), DATA_SETS)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"--prompts: {str(source)[:80]!r} is not a path: {getattr(error, 'strerror', error)}"
+            f"{option}: {str(source)[:80]!r} is not a path: {getattr(error, 'strerror', error)}"
         ) from error
     if suffix not in READERS:
-        raise unknown_name(f"--prompts: {path}: unknown kind of file", suffix, READERS)
+        raise unknown_name(f"{option}: {path}: unknown kind of file", suffix, READERS)
     return suffix

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import sparseact
+from sparseact.data import sketch_passages
 from sparseact.decoding import evaluation_mode
 from sparseact.environment import installed_versions
 from sparseact.errors import InputError
@@ -44,7 +45,13 @@ def read_text(
     context = min(context, model.config.max_position_embeddings)
     windows = cut_windows(tokenizer, text, context=context, limit=max(1, tokens // context))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return CalibrationText(windows.ids, {"text_sha256": digest, "tokens": windows.tokens, "context": context})
+    meta = {
+        "text_sha256": digest,
+        "passages": sketch_passages(text),
+        "tokens": windows.tokens,
+        "context": context,
+    }
+    return CalibrationText(windows.ids, meta)
 
 
 def fit_gates(
@@ -105,6 +112,7 @@ def calibrate_gates(
     fitted = fit_gates(model, gates, levels, calibration.windows, policy.phases)
     meta = {
         "calibration": calibration.meta,
+        "element_size": model.dtype.itemsize,
         "options": asdict(policy),  # type: ignore[call-overload]
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},

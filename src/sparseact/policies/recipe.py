@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sparseact.policies.gate import Gate, Signal
 from sparseact.policies.phases import Phases
 from sparseact.policies.runtime import run_sparse
 from sparseact.select import selector_from_json, selector_to_json
-from sparseact.sites import Site
+from sparseact.sites import Site, refuse_compiled
 
 VERSION = 1
 TUPLES = {"low_rank": 2, "predictor": 3}
@@ -42,7 +42,8 @@ class Recipe:
         gates: one per site.
         phases: which tokens stay dense.
         model: fingerprint of the model that it was calibrated on.
-        meta: calibration text (hash, tokens), seconds, versions, the policy's options.
+        meta: calibration text (hash, tokens, sketch of its passages), bytes of a weight, seconds, versions, the
+            policy's options.
     """
 
     policy: str
@@ -56,14 +57,20 @@ class Recipe:
         """Run `model` sparsely inside the `with` block, which gives the counts of what was read.
 
         Raises:
-            InputError: the recipe was calibrated on another model.
+            InputError: the recipe was calibrated on another model, or the model is compiled.
         """
+        refuse_compiled(model)
         if fingerprint(model, self.gates) != self.model:
             raise InputError(
                 f"the recipe ({self.policy}, sparsity {self.sparsity}) was calibrated on another model than this "
                 f"{type(model).__name__}, or on other weights; calibrate again"
             )
-        return run_sparse(model, self.gates, self.phases)
+        # Sites count the bytes of the dtype that they were calibrated in.
+        factor = model.dtype.itemsize / self.meta.get("element_size", model.dtype.itemsize)
+        gates = [
+            replace(gate, site=replace(gate.site, unit_bytes=gate.site.unit_bytes * factor)) for gate in self.gates
+        ]
+        return run_sparse(model, gates, self.phases)
 
     def save(self, folder: str | Path) -> None:
         """Write recipe.safetensors and recipe.json into `folder`."""
@@ -86,9 +93,9 @@ class Recipe:
                 {
                     "site": asdict(gate.site),
                     "frozen": gate.frozen,
-                    "signal": asdict(gate.signal),
                     "basis_shares": gate.basis_shares,
                     "tensors": {name: keys[id(tensor)] for name, tensor in gate.tensors().items()},
+                    "signal": asdict(gate.signal),
                     **selector_to_json(gate.selector),
                 }
                 for gate in self.gates

@@ -14,7 +14,7 @@ from sparseact.errors import SparseactError
 from sparseact.policies.density import Density
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Clock, Phases, read_clock
-from sparseact.sites import Site, find_channels, on_units
+from sparseact.sites import Site, on_units, weight_bytes
 
 
 @contextmanager
@@ -36,9 +36,7 @@ def run_sparse(
         SparseactError: on a normal exit, if a forward pass ran no gate.
     """
     by_site = {gate.site: gate.to(model.device) for gate in gates}  # one gate per site
-    head = model.get_output_embeddings().weight
-    dense = int(sum(site.units * site.unit_bytes for site in find_channels(model))) + head.numel() * head.element_size()
-    density = Density(list(by_site.values()), dense, head.element_size())
+    density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
     pass_ = _Pass(density, masked, on_scores)
 
     def tick(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -137,7 +135,7 @@ class _Pass:
 def prompt_scores(units: Tensor, real: Tensor) -> Tensor:
     """How much each unit mattered over a prompt: the norm over tokens of its share of a token's norm.
 
-    GRIFFIN, arXiv 2404.01365, eq. 6: s = ||[z_t / ||z_t||_2]_t||_2.
+    GRIFFIN, arXiv 2404.01365: s = ||[z_t / ||z_t||_2]_t||_2.
 
     Args:
         units: [batch, tokens, units].

@@ -1,7 +1,7 @@
 """Where the units of a model are, and how to read and change them while it runs."""
 
-from sparseact.sites.hooks import capture, on_units
-from sparseact.sites.layouts import LAYOUTS, UNITS, Layout, dissect, find_channels, find_sites
+from sparseact.sites.hooks import capture, on_units, refuse_compiled
+from sparseact.sites.layouts import LAYOUTS, UNITS, Layout, dissect, find_channels, find_sites, weight_bytes
 from sparseact.sites.site import Site, UnitKind
 
 __all__ = [
@@ -15,4 +15,6 @@ __all__ = [
     "find_channels",
     "find_sites",
     "on_units",
+    "refuse_compiled",
+    "weight_bytes",
 ]

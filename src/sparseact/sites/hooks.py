@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparseact.errors import SparseactError
+from sparseact.errors import InputError, SparseactError
 from sparseact.sites.site import Site
 
 OnUnits = Callable[[Site, Tensor], Tensor]
@@ -22,9 +22,11 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
     The hooks are removed on the way out, after an exception too. Several contexts may be nested.
 
     Raises:
+        InputError: the model is compiled.
         SparseactError: no sites; or on a normal exit, if a forward pass ran none of them (a silent
             no-op otherwise).
     """
+    refuse_compiled(model)
     if not sites:
         raise SparseactError("no sites to act on")
     by_module: dict[str, dict[str, Site]] = {}
@@ -49,6 +51,21 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
         yield
     if tracker.blocks_run and not tracker.sites_run:
         raise SparseactError(f"{type(model).__name__} ran, but none of its {len(sites)} sites was touched")
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Compiled code does not run hooks that come after it.
+
+    Raises:
+        InputError: torch.compile was applied to the model, its forward, or a module of it.
+    """
+    for module in model.modules():
+        compiled = hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # noqa: SLF001 - no public name
+        if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
+            raise InputError(
+                "the model is compiled by torch.compile, whose code does not run sparseact's hooks; use the model as "
+                "it was before (torch.compile(model) leaves it unchanged)"
+            )
 
 
 @contextmanager

@@ -119,6 +119,13 @@ def find_channels(model: PreTrainedModel, *, layout: Layout | None = None) -> li
     ]
 
 
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Weight bytes that a dense model reads for a token: all linears of the blocks, and the head of the model."""
+    head = model.get_output_embeddings().weight
+    blocks = sum(site.units * site.unit_bytes for site in find_channels(model))
+    return round(blocks) + head.numel() * head.element_size()
+
+
 def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[dict[str, nn.Module], Layout, Counter[int]]:
     """The blocks by dotted name, their layout, and in how many blocks each module stands, by id."""
     blocks = _blocks(model)
