@@ -1,8 +1,8 @@
-"""sparseact, the default: score = |x - mean|, a threshold per linear input, budgets of equal loss per byte.
+"""sparseact, the default: score = |x - median|, a threshold per linear input, budgets of equal loss per byte.
 
 The paper's attribution (gradient x output) moved from run time to calibration: one backward pass over
 labels that the model draws itself says what each site's dropped inputs cost, and every byte is saved
-where it costs least. What is dropped is worth its mean, which costs a bias and no weight.
+where it costs least. What is dropped is worth its median, which costs a bias and no weight.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class SparseAct:
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Attribution and means, then quantiles of |x - mean|, on the text."""
+        """Attribution and medians, then quantiles of |x - median|, on the text."""
         return calibrate_gates(
             self,
             model,
             tokenizer,
             text,
             find_channels(model),
-            lambda site, sample: Gate(site, Threshold(0.0), shift=sample.x[site].mean(dim=0)),
+            lambda site, sample: Gate(site, Threshold(0.0), shift=sample.x[site].median(dim=0).values),
             least_loss,
             gradient=True,
         )
