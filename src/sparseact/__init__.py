@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparseact.errors import InputError as InputError
     from sparseact.models import load as load
+    from sparseact.policies import Recipe as Recipe
+    from sparseact.policies import load_recipe as load_recipe
     from sparseact.scores import Scores as Scores
     from sparseact.scores import attribute as attribute
 
@@ -19,13 +21,28 @@ _HOME_OF_NAME = {
     "InputError": "sparseact.errors",
     "Scores": "sparseact.scores",
     "attribute": "sparseact.scores",
+    "Recipe": "sparseact.policies",
     "load": "sparseact.models",
+    "load_recipe": "sparseact.policies",
 }
 _MODULES = frozenset(
-    {"data", "environment", "errors", "files", "measure", "models", "report", "scores", "select", "sites", "sweep"}
+    {
+        "data",
+        "environment",
+        "errors",
+        "files",
+        "measure",
+        "models",
+        "policies",
+        "report",
+        "scores",
+        "select",
+        "sites",
+        "sweep",
+    }
 )
 
-__all__ = ["InputError", "Scores", "__version__", "attribute", "load"]
+__all__ = ["InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:

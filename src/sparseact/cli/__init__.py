@@ -12,7 +12,10 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 import sparseact
+from sparseact.cli.calibrate import calibrate
+from sparseact.cli.eval import evaluate
 from sparseact.cli.fetch import fetch
+from sparseact.cli.generate import generate
 from sparseact.cli.models import models
 from sparseact.cli.score import score
 from sparseact.cli.sweep import sweep
@@ -24,6 +27,7 @@ DONE, OUR_FAULT, USERS_MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 _EXTRA_OF_PACKAGE = {
     "datasets": "datasets",
     "jinja2": "report",
+    "lm_eval": "eval",
     "matplotlib": "report",
     "pandas": "sweep",
     "pyarrow": "sweep",
@@ -37,8 +41,9 @@ app = App(
     version=sparseact.__version__,
     suppress_keyboard_interrupt=False,
 )
-for command in (models, fetch, sweep, score):
+for command in (models, fetch, sweep, score, calibrate, generate):
     app.command(command)
+app.command(evaluate, name="eval")
 app.register_install_completion_command(help="Install completion for the shell in use, and exit.")
 
 

@@ -1,6 +1,9 @@
 """Run-time rules: what runs without a label."""
 
 from sparseact.policies.gate import Gate, Signal
+from sparseact.policies.generation import Generated, generate_text
+from sparseact.policies.named import known_policies, make_policy, summary
+from sparseact.policies.own_text import write_text
 from sparseact.policies.phases import Phases
 from sparseact.policies.policy import Budget, Policy
 from sparseact.policies.recipe import Recipe, load_recipe
@@ -17,10 +20,16 @@ __all__ = [
     "WINA",
     "Budget",
     "Gate",
+    "Generated",
     "Phases",
     "Policy",
     "Recipe",
     "Signal",
     "SparseAct",
+    "generate_text",
+    "known_policies",
     "load_recipe",
+    "make_policy",
+    "summary",
+    "write_text",
 ]
