@@ -51,6 +51,9 @@ def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
     if isinstance(mask, Tensor) and mask.ndim == 2:
         real = mask[:, -count:].bool()
         positions = (mask.long().cumsum(dim=1) - 1)[:, -count:]
+    elif (given := arguments.get("position_ids")) is not None:  # generate with a static cache
+        positions = given.expand(batch, -1)
+        real = positions.diff(dim=1, append=positions[:, -1:] + 1) > 0  # padding does not count on
     else:
         real = torch.ones(batch, count, dtype=torch.bool, device=tokens.device)
         positions = seen + torch.arange(count, device=tokens.device).expand(batch, -1)
