@@ -5,18 +5,21 @@ Chen et al. 2025, "WINA: Weight Informed Neuron Activation", arXiv 2505.19427, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sparseact.policies.basis import shared_inputs, svd_basis
 from sparseact.policies.budget import uniform
 from sparseact.policies.calibration import calibrate_gates
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms
+from sparseact.policies.weights import weight_of
 from sparseact.select import TopK
 from sparseact.sites import Site, find_channels
 
@@ -30,21 +33,38 @@ class WINA:
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
-        as_released: weigh only the inputs that the released code weighs; without its rotation.
+        as_released: weigh only the inputs that the released code weighs.
+        rotate: turn what enters q, k, v to the right singular vectors of k, and what enters gate, up to
+            those of gate (section 3.4), one rotation each that is read for every token and paid for. The
+            released code folds it into the neighbouring weights, which is not exact for tied embeddings.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "wina"
     sparsity: float
     as_released: bool = False
+    rotate: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """Column norms of the weights; the text only says what is achieved."""
+        sites = find_channels(model)
+        groups = shared_inputs(model, sites) if self.rotate else []
+        rotations: dict[Site, tuple[Tensor, int]] = {}
+        for group in groups:
+            rotations |= dict.fromkeys(group, (_basis(model, group), len(group)))
 
         def gate(site: Site, _: Sample) -> Gate:
-            if self.as_released and not site.module.endswith(RELEASED):
-                return Gate(site, TopK(0.0))
-            return Gate(site, TopK(0.0), scale=column_norms(model, site))
+            basis, shares = rotations.get(site, (None, 1))
+            weight = weight_of(model, site)
+            weighs = not self.as_released or site.module.endswith(RELEASED)
+            norms = (weight if basis is None else weight @ basis).norm(dim=0)
+            return Gate(site, TopK(0.0), scale=norms if weighs else None, basis=basis, basis_shares=shares)
 
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, uniform)
+        return calibrate_gates(self, model, tokenizer, text, sites, gate, uniform)
+
+
+def _basis(model: PreTrainedModel, group: Sequence[Site]) -> Tensor:
+    """The basis in which the columns of k, or of gate, are orthogonal."""
+    chosen = next((site for site in group if site.module.endswith(RELEASED)), group[0])
+    return svd_basis(weight_of(model, chosen))

@@ -1,0 +1,63 @@
+"""N:M: score = |x| * ||W_column||, the n highest of every m neighbouring inputs.
+
+Amber Pruner, arXiv 2508.02128, and flexible N:M, arXiv 2509.22166, which has 8:16 as the best trade-off
+between quality and what hardware can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact import select
+from sparseact.policies.calibration import calibrate_gates
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Phases
+from sparseact.policies.recipe import Recipe
+from sparseact.policies.sample import Sample
+from sparseact.policies.weights import column_norms
+from sparseact.sites import Site, find_channels
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Keep n of every m inputs of all linears.
+
+    Attributes:
+        sparsity: share of all linear weights of the blocks that is not read for a token. A linear can only
+            have a multiple of 1 / m: for what lies between, they take turns.
+        m: inputs of a group; must divide the inputs of every linear.
+        phases: which tokens stay dense.
+    """
+
+    name: ClassVar[str] = "n-of-m"
+    sparsity: float
+    m: int = 16
+    phases: Phases = field(default_factory=Phases)
+
+    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
+        """Column norms of the weights; the text only says what is achieved."""
+        start = select.NOfM(self.m, self.m)
+
+        def gate(site: Site, _: Sample) -> Gate:
+            return Gate(site, start, scale=column_norms(model, site))
+
+        def in_turns(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:  # noqa: ARG001
+            return multiples(gates, target, self.m)
+
+        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, in_turns)
+
+
+def multiples(gates: Sequence[Gate], target: float, m: int) -> dict[Site, float]:
+    """Multiples of 1 / m around the target: what one site is short of, the next ones make up for."""
+    levels: dict[Site, float] = {}
+    short = 0.0
+    for site in (gate.site for gate in gates):
+        size = site.units * site.unit_bytes
+        short += target * size
+        levels[site] = min(max(round(short / size * m), 0), m) / m
+        short -= levels[site] * size
+    return levels

@@ -1,0 +1,79 @@
+"""SCAP: score = |x - mode|, a threshold per linear input; what is off is worth its mode, not 0.
+
+Pan et al. 2024, "Post-Training Statistical Calibration for Higher Activation Sparsity",
+arXiv 2412.07174: y = W ((x - mode) * m) + W mode, the last term a bias that is computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact.errors import unknown_name
+from sparseact.policies.budget import uniform
+from sparseact.policies.calibration import calibrate_gates
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Phases
+from sparseact.policies.recipe import Recipe
+from sparseact.policies.sample import Sample
+from sparseact.select import Threshold
+from sparseact.sites import Site, find_channels
+
+CANDIDATES = 64
+"""Quantiles of a channel among which the peak of its density is looked for."""
+
+KERNEL_TOKENS = 512
+"""Tokens that the density is estimated from."""
+
+
+@dataclass(frozen=True)
+class SCAP:
+    """Threshold how far each input is from its usual value, in every linear.
+
+    The released code sets a value and a sparsity for each kind of linear by hand; here each channel has
+    its own value and all linears the same sparsity.
+
+    Attributes:
+        sparsity: share of all linear weights of the blocks that is not read for a token.
+        center: what a channel's usual value is.
+        phases: which tokens stay dense.
+    """
+
+    name: ClassVar[str] = "scap"
+    sparsity: float
+    center: Literal["mode", "median"] = "mode"
+    phases: Phases = field(default_factory=Phases)
+
+    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
+        """The usual value of each channel, then quantiles of the distance from it, on the text."""
+        if self.center not in CENTERS:
+            raise unknown_name("scap: unknown center", self.center, CENTERS)
+        center = CENTERS[self.center]
+
+        def gate(site: Site, sample: Sample) -> Gate:
+            return Gate(site, Threshold(0.0), shift=center(sample.x[site]))
+
+        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, uniform)
+
+
+def mode(x: Tensor) -> Tensor:
+    """Peak of each channel's density [channels] in x [tokens, channels]: Gaussian kernels, Silverman's width."""
+    x = x[:: -(-len(x) // KERNEL_TOKENS)]
+    candidates = x.quantile(torch.linspace(0, 1, CANDIDATES + 2)[1:-1], dim=0)
+    low, high = x.quantile(torch.tensor([0.25, 0.75]), dim=0)
+    width = (0.9 * (high - low) / 1.34 * len(x) ** -0.2).clamp(min=1e-12)
+    density = torch.stack([(((x - value) / width).square() / -2).exp().mean(dim=0) for value in candidates])
+    return candidates.gather(0, density.argmax(dim=0, keepdim=True))[0]
+
+
+def median(x: Tensor) -> Tensor:
+    """Median of each channel [channels] in x [tokens, channels]."""
+    return x.median(dim=0).values
+
+
+CENTERS: dict[str, Callable[[Tensor], Tensor]] = {"mode": mode, "median": median}

@@ -1,0 +1,40 @@
+"""Top-p: score = |x|, the smallest set of inputs that holds a share of the token's sum of |x|.
+
+Szatkowski et al. 2025, "Universal Properties of Activation Sparsity in Modern Large Language Models",
+arXiv 2509.00454.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact import select
+from sparseact.policies.budget import uniform
+from sparseact.policies.calibration import calibrate_gates
+from sparseact.policies.gate import Gate
+from sparseact.policies.phases import Phases
+from sparseact.policies.recipe import Recipe
+from sparseact.sites import find_channels
+
+
+@dataclass(frozen=True)
+class TopP:
+    """Keep a share of each token's |x| in every linear: tokens whose inputs are even read more.
+
+    Attributes:
+        sparsity: share of all linear weights of the blocks that is not read, on average over tokens.
+        phases: which tokens stay dense.
+    """
+
+    name: ClassVar[str] = "top-p"
+    sparsity: float
+    phases: Phases = field(default_factory=Phases)
+
+    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
+        """The share of |x| that gives the sparsity on the text, for each linear."""
+        sites = find_channels(model)
+        start = select.TopP(1.0)
+        return calibrate_gates(self, model, tokenizer, text, sites, lambda site, _: Gate(site, start), uniform)
