@@ -1,6 +1,6 @@
 """SCAP: score = |x - mode|, a threshold per linear input; what is off is worth its mode, not 0.
 
-Pan et al. 2024, "Post-Training Statistical Calibration for Higher Activation Sparsity",
+Chua et al. 2024, "Post-Training Statistical Calibration for Higher Activation Sparsity",
 arXiv 2412.07174: y = W ((x - mode) * m) + W mode, the last term a bias that is computed once.
 """
 
