@@ -122,7 +122,9 @@ def load_recipe(folder: str | Path) -> Recipe:
         raise InputError(f"--recipe {folder}: version {version}; this sparseact reads version {VERSION}; update it")
     try:
         unchanged = _sha256(folder / "recipe.safetensors") == record["tensors_sha256"]
-        tensors = load_file(folder / "recipe.safetensors") if unchanged else {}
+        # Copied to aligned memory, which products round by: the recipe computes bit by bit what it did before.
+        loaded = load_file(folder / "recipe.safetensors") if unchanged else {}
+        tensors = {name: tensor.clone() for name, tensor in loaded.items()}
         gates = tuple(_read_gate(gate, tensors) for gate in record["gates"]) if unchanged else ()
         recipe = Recipe(
             record["policy"],
