@@ -1,8 +1,15 @@
 """Run-time rules: what runs without a label."""
 
+from sparseact.policies.cats import CATS
+from sparseact.policies.cett import CETT
+from sparseact.policies.chess import CHESS
+from sparseact.policies.countdown import Countdown
+from sparseact.policies.deja_vu import DejaVu
 from sparseact.policies.gate import Gate, Signal
 from sparseact.policies.generation import Generated, generate_text
+from sparseact.policies.griffin import Griffin
 from sparseact.policies.larosa import LaRoSA
+from sparseact.policies.max_sparsity import max_sparsity
 from sparseact.policies.n_of_m import NOfM
 from sparseact.policies.named import known_policies, make_policy, summary
 from sparseact.policies.own_text import write_text
@@ -14,6 +21,7 @@ from sparseact.policies.scap import SCAP
 from sparseact.policies.sparseact import SparseAct
 from sparseact.policies.statistical_top_k import StatisticalTopK
 from sparseact.policies.teal import TEAL
+from sparseact.policies.top_k import TopKNeurons
 from sparseact.policies.top_p import TopP
 from sparseact.policies.wina import WINA
 
@@ -29,18 +37,31 @@ POLICIES = {
         StatisticalTopK,
         TopP,
         NOfM,
+        CATS,
+        CHESS,
+        Countdown,
+        TopKNeurons,
+        CETT,
+        Griffin,
+        DejaVu,
     )
 }
 """The built-in policies by name."""
 
 __all__ = [
+    "CATS",
+    "CETT",
+    "CHESS",
     "POLICIES",
     "SCAP",
     "TEAL",
     "WINA",
     "Budget",
+    "Countdown",
+    "DejaVu",
     "Gate",
     "Generated",
+    "Griffin",
     "LaRoSA",
     "NOfM",
     "Phases",
@@ -50,11 +71,13 @@ __all__ = [
     "Signal",
     "SparseAct",
     "StatisticalTopK",
+    "TopKNeurons",
     "TopP",
     "generate_text",
     "known_policies",
     "load_recipe",
     "make_policy",
+    "max_sparsity",
     "summary",
     "write_text",
 ]

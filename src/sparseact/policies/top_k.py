@@ -1,0 +1,47 @@
+"""Lazy neurons: score = |act(gate)|, the highest of each token.
+
+Li et al. 2022, "The Lazy Neuron Phenomenon", arXiv 2210.06313, trains with it; without training it is
+the fine-grained sparsity of Sirius (Zhou et al. 2024, "Sirius: Contextual Sparsity with Correction").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparseact.policies.budget import uniform
+from sparseact.policies.calibration import calibrate_gates
+from sparseact.policies.gate import Gate
+from sparseact.policies.neurons import find_neurons
+from sparseact.policies.phases import Phases
+from sparseact.policies.recipe import Recipe
+from sparseact.select import TopK
+
+
+@dataclass(frozen=True)
+class TopKNeurons:
+    """Keep the neurons with the highest |act(gate)|. Without an up projection only columns of down are saved.
+
+    Attributes:
+        sparsity: share of the neurons, whose rows of up and columns of down are not read for a token.
+        phases: which tokens stay dense.
+    """
+
+    name: ClassVar[str] = "top-k"
+    sparsity: float
+    phases: Phases = field(default_factory=Phases)
+
+    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
+        """Nothing is fitted to the text."""
+        neurons = {part.skipping("up", "down"): part for part in find_neurons(model)}
+        return calibrate_gates(
+            self,
+            model,
+            tokenizer,
+            text,
+            list(neurons),
+            lambda site, _: Gate(site, TopK(0.0), neurons[site].gate),
+            uniform,
+        )
