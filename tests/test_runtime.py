@@ -411,3 +411,10 @@ def test_gates_of_neurons_and_heads_count_their_own_bytes(model, ids):
             model(ids)
         saved = LAYERS * 24 * 3 * 32 * 4  # gate, up and down
         assert density.bytes_per_token() == pytest.approx(density.dense_bytes - saved)
+
+
+def test_a_submodule_run_on_its_own_is_refused_in_one_line():
+    model = tiny_model("llama")
+    recipe = TEAL(0.4).calibrate(model, tiny_tokenizer(), "the cat sat on the mat and went away " * 60)
+    with pytest.raises(InputError, match="call the model itself"), recipe(model):
+        model.model(torch.arange(3, 9)[None])

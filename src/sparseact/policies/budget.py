@@ -15,7 +15,7 @@ from sparseact.policies.sample import Sample
 from sparseact.select import quantile
 from sparseact.sites import Site
 
-LEVELS = torch.linspace(0, 0.95, 20)
+LEVELS = torch.linspace(0, 1, 21)
 """Levels at which a site's loss is estimated; between them it is interpolated."""
 
 

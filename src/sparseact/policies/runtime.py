@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sparseact.errors import SparseactError
+from sparseact.errors import InputError, SparseactError
 from sparseact.policies.density import Density
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Clock, Phases, read_clock
@@ -93,7 +93,8 @@ class _Pass:
 
     def apply(self, gate: Gate, x: Tensor) -> Tensor:
         """Mask the units [batch, tokens, units, unit_size] of a gate's site."""
-        assert self.clock is not None, "a submodule was run without its model"
+        if self.clock is None:
+            raise InputError("a recipe runs the whole model: call the model itself, not one of its submodules")
         units = x.flatten(-2)
         on = self._mask(gate, units, self.clock) | ~self.clock.sparse[..., None]
         if not self._masked:
