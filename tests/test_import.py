@@ -26,7 +26,18 @@ def test_the_check_itself_notices_a_heavy_import():
     assert "numpy" in heavy_modules_after("import sparseact, numpy")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["score", "--help"], ["--version"], ["swep"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["sweep", "--help"],
+        ["score", "--help"],
+        ["calibrate", "--help"],
+        ["eval", "--help"],
+        ["--version"],
+        ["swep"],
+    ],
+)
 def test_help_is_light(arguments):
     assert heavy_modules_after(f"from sparseact.cli import main; main({arguments})") == []
 

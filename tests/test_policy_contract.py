@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,20 @@ def test_a_policy_says_what_it_is_in_a_line(name):
 def test_a_model_comes_with_its_tokenizer():
     with pytest.raises(InputError, match="go together"):
         check_policy(TEAL(sparsity=0.5), tiny_model("llama"))
+
+
+def test_the_policy_of_the_docs_keeps_the_contract():
+    page = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
+    (block,) = [part for part in page.split("```python\n")[1:] if "class LargestInputs" in part]
+    names = {"__name__": __name__}
+    exec(block.partition("```")[0], names)
+    check_policy(names["LargestInputs"](sparsity=0.5))
+
+
+def test_the_docs_name_every_policy():
+    page = (Path(__file__).parents[1] / "docs" / "policies.md").read_text(encoding="utf-8")
+    table = page.partition("| policy | units |")[2].partition("\n\n")[0]
+    assert [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")] == list(POLICIES)
 
 
 # Policies that break the contract, one clause each.
@@ -134,6 +149,7 @@ def test_make_policy_takes_options_and_phases():
         (("teal", 1.4), "--sparsity: 1.4"),
         (("wina", 0.4, {"as_relesed": True}), "Did you mean as_released"),
         (("wina", 0.4, {"as_released": 3}), "3 is not a bool"),
+        (("scap", 0.4, {"center": "mod"}), "Did you mean mode"),
     ],
 )
 def test_make_policy_refuses_what_it_does_not_know(arguments, said):

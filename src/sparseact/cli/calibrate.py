@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from sparseact.cli.options import Flag, ModelName, Settings, Share, Shared
+from sparseact.cli.options import Flag, ModelName, NamesIfAny, Share, Shared
 from sparseact.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def calibrate(
     sparsity: float | None = None,
     max_perplexity_increase: Share | None = None,
     text: str | None = None,
-    option: Settings = (),
+    option: NamesIfAny = (),
     dense_prompt: Flag = False,
     dense_first: int | None = None,
     list_policies: Annotated[Flag, Parameter(name="--list")] = False,
@@ -39,7 +39,7 @@ def calibrate(
             last quarter of the text; calibrates several times.
         text: A txt, csv, jsonl or parquet file to calibrate on, about 2,000 tokens of it, spread evenly; by
             default the model's own answers to the built-in questions.
-        option: An option of the policy as NAME=VALUE; may be repeated.
+        option: Options of the policy as NAME=VALUE, such as greedy=true for teal; docs/policies.md lists them.
         dense_prompt: Leave the prompt dense and be sparse in decoding only.
         dense_first: So many tokens at the start of each text stay dense.
         list_policies: List the policies, and exit.
@@ -57,10 +57,12 @@ def calibrate(
             raise InputError("--sparsity or --max-perplexity-increase: one of the two is needed")
         from sparseact.data import load_text, sketch_passages
         from sparseact.models import load
-        from sparseact.policies import make_policy, max_sparsity, write_text
+        from sparseact.policies import make_policy, max_sparsity, read_options, write_text
 
         def at(sparsity: float) -> "Policy":
-            return make_policy(policy, sparsity, dict(option), dense_prompt=dense_prompt, dense_first=dense_first)
+            return make_policy(
+                policy, sparsity, read_options(option), dense_prompt=dense_prompt, dense_first=dense_first
+            )
 
         at(sparsity or 0.0)  # a mistake in the options is said before a model is loaded
         written = load_text(text) if text is not None else None

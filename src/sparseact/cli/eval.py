@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from sparseact.cli.options import Count, DType, ModelName, Names, Shared
+from sparseact.cli.options import Count, DType, ModelName, NamesIfAny, Shared
 from sparseact.errors import InputError
 
 
@@ -13,7 +13,7 @@ def evaluate(
     *,
     recipe: Path | None = None,
     text: str | None = None,
-    tasks: Names = (),
+    tasks: NamesIfAny = (),
     context: Count = 512,
     stride: Count | None = None,
     phase: Literal["prefill", "decode"] | None = None,

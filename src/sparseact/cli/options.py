@@ -56,19 +56,6 @@ def _read_share(_: Any, tokens: Sequence[Token]) -> float:
     return share
 
 
-def _read_settings(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, Any], ...]:
-    settings = []
-    for token in tokens:
-        name, equals, value = token.value.partition("=")
-        if not equals or not name:
-            raise InputError(f"{token.keyword}: {token.value!r} is not NAME=VALUE")
-        try:
-            settings.append((name.strip(), json.loads(value)))
-        except ValueError:  # neither a number nor true or false, so a name
-            settings.append((name.strip(), value.strip()))
-    return tuple(settings)
-
-
 def _with_commas(values: tuple[object, ...]) -> str:
     return ",".join(str(value) for value in values)
 
@@ -81,9 +68,7 @@ Numbers = Annotated[tuple[float, ...], _numbers]
 NumbersOrNone = Annotated[tuple[float, ...] | None, _numbers, Parameter(show_default=False)]
 Correction = Annotated[float | Literal["auto"], Parameter(converter=_read_correction, n_tokens=1, show_choices=False)]
 Share = Annotated[float, Parameter(converter=_read_share, n_tokens=1)]
-Settings = Annotated[
-    tuple[tuple[str, Any], ...], Parameter(converter=_read_settings, n_tokens=1, negative=(), show_default=False)
-]
+NamesIfAny = Annotated[tuple[str, ...], _names, Parameter(show_default=False)]
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]  # off unless given
 DType = Literal["float32", "bfloat16", "float16", "float64"]

@@ -11,7 +11,7 @@ from sparseact.policies.griffin import Griffin
 from sparseact.policies.larosa import LaRoSA
 from sparseact.policies.max_sparsity import max_sparsity
 from sparseact.policies.n_of_m import NOfM
-from sparseact.policies.named import known_policies, make_policy, summary
+from sparseact.policies.named import known_policies, make_policy, read_options, summary
 from sparseact.policies.own_text import write_text
 from sparseact.policies.phases import Phases
 from sparseact.policies.policy import Budget, Policy
@@ -78,6 +78,7 @@ __all__ = [
     "load_recipe",
     "make_policy",
     "max_sparsity",
+    "read_options",
     "summary",
     "write_text",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.policies.policy import Policy
@@ -58,15 +59,7 @@ def make_policy(
         raise unknown_name("--policy: unknown policy", name, sorted(policies))
     if not 0 <= sparsity <= 1:
         raise InputError(f"--sparsity: {sparsity} is not between 0 and 1")
-    defaults = {field.name: field.default for field in _options(policies[name])}
-    for option, value in (options or {}).items():
-        if option not in defaults:
-            if not defaults:
-                raise InputError(f"--option: the policy {name} has no options; found {option!r}")
-            raise unknown_name(f"--option: unknown option of {name}", option, defaults)
-        default = defaults[option]
-        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            raise InputError(f"--option: {option}: {value!r} is not a {type(default).__name__}, as {default!r} is")
+    _check_options(name, policies[name], options or {})
     policy: Any = cast(Any, policies[name])(sparsity=sparsity, **(options or {}))
     phases = policy.phases
     if dense_prompt:
@@ -77,6 +70,39 @@ def make_policy(
         phases = replace(phases, dense_first=dense_first)
     made: Policy = replace(policy, phases=phases)
     return made
+
+
+def read_options(settings: Iterable[str]) -> dict[str, Any]:
+    """Options from NAME=VALUE: numbers, true and false, and names.
+
+    Raises:
+        InputError: one is something else.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"--option: {setting!r} is not NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _check_options(name: str, policy: Any, options: Mapping[str, Any]) -> None:
+    defaults = {field.name: field.default for field in _options(policy)}
+    for option, value in options.items():
+        if option not in defaults:
+            if not defaults:
+                raise InputError(f"--option: the policy {name} has no options; found {option!r}")
+            raise unknown_name(f"--option: unknown option of {name}", option, defaults)
+        default = defaults[option]
+        if type(value) is not type(default) and not (type(default) is float and type(value) is int):
+            raise InputError(f"--option: {option}: {value!r} is not a {type(default).__name__}, as {default!r} is")
+        allowed = get_args(get_type_hints(policy)[option])
+        if allowed and value not in allowed:
+            raise unknown_name(f"--option: {option}", str(value), allowed)
 
 
 def _options(policy: Any) -> list[Field[Any]]:
