@@ -30,7 +30,7 @@ TUPLES = {"low_rank": 2, "predictor": 3}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a policy became for one model.
+    """What a policy became for one model::
 
         with recipe(model) as density:
             model.generate(...)
