@@ -109,6 +109,7 @@ def calibrate_gates(
     gates = [make_gate(site, sample) for site in sites]
     dense = dict.fromkeys(sites, 0.0)
     levels = budget(gates, sample, _gross(gates, policy.sparsity, model.dtype.itemsize)) if policy.sparsity else dense
+    del sample  # the largest thing here; what the gates need of it is in them
     fitted = fit_gates(model, gates, levels, calibration.windows, policy.phases)
     meta = {
         "calibration": calibration.meta,

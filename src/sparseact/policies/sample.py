@@ -105,10 +105,12 @@ def take_sample(
                         gradients[site].append(_flat(value, stride))
             for site in sites:
                 x[site].append(_flat(seen[site], stride))
-    return Sample(
-        {site: torch.cat(parts) for site, parts in x.items()},
-        {site: torch.cat(parts) for site, parts in gradients.items() if parts},
-    )
+    return Sample(_joined(x), _joined(gradients))
+
+
+def _joined(parts: dict[Site, list[Tensor]]) -> dict[Site, Tensor]:
+    """Concatenate site by site, giving the parts free on the way: together they are as large as the result."""
+    return {site: torch.cat(found) for site in list(parts) if (found := parts.pop(site))}
 
 
 def _flat(x: Tensor, stride: int) -> Tensor:
