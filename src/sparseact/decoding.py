@@ -86,8 +86,11 @@ def prefill(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor | None =
 
 
 def teacher_force(model: PreTrainedModel, prefix: Prefix, label: Tensor) -> Tensor:
-    """Logits [batch, T, vocabulary] that predict `label` [batch, T]; leaves `prefix` as it was."""
-    forced = prefix.repeat(1)
+    """Logits [batch, T, vocabulary] that predict `label` [batch, T]; leaves `prefix` as it was.
+
+    The batch may be a multiple of the prompts: each prompt then stands for as many rows of `label`.
+    """
+    forced = prefix.repeat(len(label) // len(prefix.last))
     tokens = torch.cat([forced.last, label[:, :-1]], dim=1)
     return model(**forced.inputs(tokens)).logits
 
@@ -99,18 +102,20 @@ def decode_greedily(
     steps: int,
     stop: frozenset[int],
     *,
+    times: int = 1,
     before_step: Callable[[int], None] = lambda step: None,
 ) -> list[Tensor]:
     """The greedy continuation of each prompt, at most `steps` tokens, its stop token included.
 
     Args:
         stop: token ids that end a text.
+        times: how many rows each prompt stands for.
         before_step: called with the step's index before its forward pass.
 
     Returns:
-        One [n_i] tensor of token ids per prompt; equal to `model.generate(do_sample=False)`.
+        One [n_i] tensor of token ids per row; equal to `model.generate(do_sample=False)`.
     """
-    running = prefix.repeat(1)
+    running = prefix.repeat(times)
     token, texts = running.last, []
     ended = torch.zeros(token.shape[0], dtype=torch.bool, device=token.device)
     stops = torch.tensor(sorted(stop), device=token.device)

@@ -98,7 +98,7 @@ def _gradient_at(
         on_units(model, [site], scale),
         capture(model, [site], gradient=True) as x,  # its hook runs after `scale`'s
     ):
-        logits = teacher_force(model, prefix.repeat(times), label.repeat(times, 1).clamp(min=0))
+        logits = teacher_force(model, prefix, label.repeat(times, 1).clamp(min=0))
         loss = total_loss(logits, target.repeat(times, 1))
         (gradient,) = torch.autograd.grad(loss, [x[site]])
     return gradient.sum(dim=0, keepdim=True)

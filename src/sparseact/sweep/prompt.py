@@ -60,7 +60,8 @@ def evaluate_prompt(
     scores = _scores(model, plan, sites, prefix, label, label, index)
     leak_scores = _scores(model, plan, sites, prefix, label, runner_up, index)
     label_ranks, leak_ranks = _ranks(scores), _ranks(leak_scores)
-    run = _Run(model, tokenizer, plan, prefix, label, dense, runner_up)
+    dense_nll = float(compare(dense[None], dense, label, runner_up).nll)
+    run = _Run(model, tokenizer, plan, prefix, label, dense, runner_up, dense_nll)
     samples = []
     for cells in run.batches(plan.cells()):
         samples += run.evaluate(cells, label_ranks, leak_ranks)
@@ -117,6 +118,7 @@ class _Run:
     label: Tensor
     dense: Tensor
     runner_up: Tensor
+    dense_nll: float
 
     def batches(self, cells: Sequence[Cell]) -> Iterator[Sequence[Cell]]:
         size = max(1, LOGITS_AT_ONCE // self.dense.numel())
@@ -127,7 +129,6 @@ class _Run:
         masks = CellMasks(label_ranks, cells, bug_compatible=self.plan.bug_compatible)
         quality = self._teacher_forced(masks, len(cells))
         leak = self._leak(cells, leak_ranks, quality)
-        dense_nll = float(compare(self.dense[None], self.dense, self.label, self.runner_up).nll)
         texts = self._free_running(label_ranks, cells, quality)
         text_dense = self._text(self.label)
         return [
@@ -140,7 +141,7 @@ class _Run:
                 "tokens": len(self.label),
                 "agreement": float(quality.agreement[row]),
                 "nll": float(quality.nll[row]),
-                "nll_dense": dense_nll,
+                "nll_dense": self.dense_nll,
                 "kl": float(quality.kl[row]),
                 "bleu": bleu(self._text(text), text_dense, effective_order=not self.plan.bug_compatible),
                 "exact": torch.equal(text, self.label),
@@ -164,7 +165,7 @@ class _Run:
     @torch.no_grad()
     def _teacher_forced(self, masks: CellMasks, cells: int) -> Quality:
         with on_units(self.model, masks.sites, masks.apply):
-            logits = teacher_force(self.model, self.prefix.repeat(cells), self.label.expand(cells, -1))
+            logits = teacher_force(self.model, self.prefix, self.label.expand(cells, -1))
         return compare(logits, self.dense, self.label, self.runner_up)
 
     def _free_running(self, label_ranks: Ranks, cells: Sequence[Cell], quality: Quality) -> list[Tensor]:
@@ -180,9 +181,10 @@ class _Run:
             with on_units(self.model, masks.sites, masks.apply):
                 found = decode_greedily(
                     self.model,
-                    self.prefix.repeat(len(strays)),
+                    self.prefix,
                     len(self.label),
                     stop_tokens(self.model),
+                    times=len(strays),
                     before_step=masks.go_to,
                 )
             for row, text in zip(strays, found, strict=True):
