@@ -1,7 +1,7 @@
 """Every policy by level on one ruler: perplexity, KL and agreement against bytes read per token.
 
-Each row is calibrated on the first half of a text and measured on its second half; rows that are done
-are not done again.
+Each row is calibrated on the first half of a text and measured on its second half, and on text of another
+kind: the built-in questions with answers that the dense model wrote. Rows that are done are not done again.
 
     python benchmarks/policies.py --model smollm2 --text wikitext2-valid.txt --out runs/policies.jsonl
     python benchmarks/policies.py --table --out runs/policies.jsonl
@@ -25,8 +25,13 @@ from sparseact.environment import describe
 from sparseact.errors import InputError
 from sparseact.measure import evaluate
 from sparseact.policies import POLICIES, make_policy
+from sparseact.policies.own_text import write_text
 
-LEVELS = (0.25, 0.4, 0.5)
+LEVELS = (0.1, 0.25, 0.4, 0.5, 0.7)
+
+ANSWER_TOKENS = 1200
+ANSWER_SEED = 1
+"""Of the answers that are measured on; a calibration on own text has seed 0."""
 
 
 def main() -> None:
@@ -54,12 +59,13 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     model, tokenizer = sa.load(arguments.model)
+    answers = write_text(model, tokenizer, tokens=ANSWER_TOKENS, seed=ANSWER_SEED)
     for level in arguments.levels:
         for name in arguments.policies:
             key = {"model": arguments.model, "policy": name, "sparsity": level, "options": arguments.options}
             if any(all(row[field] == key[field] for field in key) for row in done):
                 continue
-            row = key | measure(model, tokenizer, key, calibration, held_out, arguments)
+            row = key | measure(model, tokenizer, key, calibration, (held_out, answers), arguments)
             with arguments.out.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(
@@ -68,21 +74,24 @@ def main() -> None:
             )
 
 
-def measure(model, tokenizer, key, calibration, held_out, arguments):  # noqa: ANN001, ANN201 - a script's helper
-    """One row: what the recipe cost and what it does on the held-out text."""
+def measure(model, tokenizer, key, calibration, texts, arguments):  # noqa: ANN001, ANN201 - a script's helper
+    """One row: what the recipe cost and what it does on the held-out text and on the answers."""
     started = time.monotonic()
     try:
         recipe = make_policy(key["policy"], key["sparsity"], key["options"]).calibrate(model, tokenizer, calibration)
     except InputError as error:
         return {"refused": str(error)}
     seconds = time.monotonic() - started
-    found = evaluate(
-        model, tokenizer, held_out, recipe=recipe, context=arguments.context, limit=arguments.windows, progress=False
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found, on_answers = (
+        evaluate(model, tokenizer, text, recipe=recipe, context=arguments.context, limit=limit, progress=False)
+        for text, limit in zip(texts, (arguments.windows, None), strict=True)
     )
     return asdict(found) | {
         "ratio": found.perplexity / found.perplexity_dense,
+        "answers": asdict(on_answers) | {"ratio": on_answers.perplexity / on_answers.perplexity_dense},
         "calibration_seconds": round(seconds, 1),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": peak,
         "recipe": {field: recipe.meta[field] for field in ("calibration", "options") if field in recipe.meta},
         "environment": describe(),
     }

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from sparseact.policies import TEAL, Gate
 from sparseact.policies import greedy as greedy_module
-from sparseact.policies.budget import LEVELS, _allocate, type_split, uniform
+from sparseact.policies.budget import LEVELS, _allocate, expected_loss, type_split, uniform
 from sparseact.policies.calibration import read_text
 from sparseact.policies.greedy import STEP, Trial, _block_calls, greedy_in_blocks
 from sparseact.policies.n_of_m import multiples
 from sparseact.policies.phases import Phases
 from sparseact.policies.runtime import run_sparse
 from sparseact.policies.sample import take_sample
-from sparseact.select import Threshold, TopK
+from sparseact.select import Threshold, TopK, quantile
 from sparseact.sites import Site, find_channels
 from sparseact.testing import tiny_model, tiny_tokenizer
 
@@ -146,3 +146,14 @@ def test_multiples_of_1_by_m_come_as_near_as_one_site_allows(sizes, target, m):
     total = sum(site.units * site.unit_bytes for site in levels)
     largest = max(site.units * site.unit_bytes for site in levels)
     assert abs(share(levels) - target) <= largest / m / total + 1e-9
+
+
+def test_expected_loss_is_half_the_winsorised_mean_square_of_what_is_dropped():
+    generator = torch.Generator().manual_seed(0)
+    scores, attribution = torch.rand(200, 64, generator=generator), torch.randn(200, 64, generator=generator)
+    expected = [0.0]
+    for level in LEVELS[1:].tolist():
+        change = (attribution * (scores <= quantile(scores, level))).sum(dim=-1).square()
+        expected.append(float(change.clamp(max=change.quantile(0.99)).mean() / 2))
+    slow = torch.tensor(expected).cummax(dim=0).values
+    torch.testing.assert_close(expected_loss(scores, attribution), slow)

@@ -9,6 +9,7 @@ from sparseact.select.selectors import (
     TopK,
     TopP,
     quantile,
+    quantiles,
     selector_from_json,
     selector_to_json,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "TopP",
     "keep_count",
     "quantile",
+    "quantiles",
     "ranks",
     "selector_from_json",
     "selector_to_json",

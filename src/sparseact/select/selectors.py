@@ -7,6 +7,7 @@ them to scores [..., units]. Ties go to the lower index where a count is exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Protocol, Self
@@ -17,7 +18,7 @@ from torch import Tensor
 from sparseact.errors import InputError
 from sparseact.select.topk import keep_count, ranks, topk_mask
 
-QUANTILE_VALUES = 2**20
+QUANTILE_VALUES = 2**19
 """Scores that a quantile is taken of; more are thinned evenly."""
 
 BELOW_ALL = -1e9
@@ -159,12 +160,26 @@ def selector_from_json(record: dict[str, Any]) -> Any:
 
 def quantile(scores: Tensor, share: float) -> float:
     """The value below which `share` of all scores lie; exact up to `QUANTILE_VALUES` scores."""
+    flat = _thinned(scores)
+    return float(flat.kthvalue(_place(share, flat.numel())).values)
+
+
+def quantiles(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """`quantile` at several shares, in their order, with one sort."""
+    ordered = _thinned(scores).sort().values
+    return torch.stack([ordered[_place(share, ordered.numel()) - 1] for share in shares])
+
+
+def _thinned(scores: Tensor) -> Tensor:
     stride = max(1, scores.numel() // QUANTILE_VALUES)
     while math.gcd(stride, scores.shape[-1]) > 1:  # else some units would never be looked at
         stride += 1
-    flat = scores.flatten()[::stride].float()
-    place = min(flat.numel(), max(1, round(share * flat.numel())))
-    return float(flat.kthvalue(place).values)
+    return scores.flatten()[::stride].float()
+
+
+def _place(share: float, values: int) -> int:
+    """Counted from 1."""
+    return min(values, max(1, round(share * values)))
 
 
 def _standardise(scores: Tensor) -> Tensor:
