@@ -1,0 +1,1 @@
+"""Decoding on the CPU by compiled kernels that skip what a mask switches off."""
