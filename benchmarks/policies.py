@@ -4,7 +4,7 @@ Each row is calibrated on the first half of a text and measured on its second ha
 kind: the built-in questions with answers that the dense model wrote. Rows that are done are not done again.
 
     python benchmarks/policies.py --model smollm2 --text wikitext2-valid.txt --out runs/policies.jsonl
-    python benchmarks/policies.py --table --out runs/policies.jsonl
+    python benchmarks/policies_tables.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import resource
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,8 +37,9 @@ def main() -> None:
     """Measure what is not measured yet, and print it."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--model", default="smollm2")
-    options.add_argument("--text", help="a text file: calibration on its first half, measurement on its second")
-    options.add_argument("--table", action="store_true", help="print what is measured as Markdown, and stop")
+    options.add_argument(
+        "--text", required=True, help="a text file: calibration on its first half, measurement on its second"
+    )
     options.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     options.add_argument("--levels", nargs="+", type=float, default=LEVELS)
     options.add_argument("--options", type=json.loads, default={}, help="options of the policies, as JSON")
@@ -48,11 +48,6 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--out", type=Path, default=Path("runs/policies.jsonl"))
     arguments = options.parse_args()
-    if arguments.table:
-        print(table([json.loads(line) for line in arguments.out.read_text().splitlines()]))
-        return
-    if arguments.text is None:
-        options.error("--text is needed")
     torch.set_num_threads(arguments.threads)
     text = load_text(arguments.text)
     calibration, held_out = text[: len(text) // 2], text[len(text) // 2 :]
@@ -95,19 +90,6 @@ def measure(model, tokenizer, key, calibration, texts, arguments):  # noqa: ANN0
         "recipe": {field: recipe.meta[field] for field in ("calibration", "options") if field in recipe.meta},
         "environment": describe(),
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, by level and then by perplexity."""
-    head = "policy | sparsity | achieved | MB per token | perplexity / dense | KL | agreement | calibration (s)"
-    lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
-    measured = [row for row in rows if "ratio" in row]
-    lines += [
-        f"| `{row['policy']}` | {row['sparsity']:g} | {row['achieved']:.3f} | {row['bytes_per_token'] / 1e6:.0f} | "
-        f"{row['ratio']:.3f} | {row['kl']:.3f} | {row['agreement']:.3f} | {row['calibration_seconds']:.0f} |"
-        for row in sorted(measured, key=lambda row: (row["model"], row["sparsity"], row["ratio"]))
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ What stands between `<!-- NAME -->` and `<!-- end -->` is replaced; the csv file
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
+
+from pages import fill
 
 MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3": "Gemma-3-270m"}
 UNITS = {"mlp": "MLP neurons", "heads": "attention heads", "both": "both"}
@@ -31,13 +32,7 @@ def main() -> None:
     for csv in sorted(arguments.runs.glob("*/*/sweep.csv")):
         tables[csv.parts[-3], csv.parts[-2]] = pd.read_csv(csv)
         shutil.copy(csv, data / f"{csv.parts[-3]}-{csv.parts[-2]}.csv")
-    text = arguments.page.read_text()
-    for name, markdown in sections(tables).items():
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, found = re.subn(pattern, lambda match, new=markdown: match[1] + new + match[2], text, flags=re.DOTALL)
-        if not found:
-            print(f"no place for {name}")
-    arguments.page.write_text(text)
+    fill(arguments.page, sections(tables))
 
 
 def sections(tables: dict[tuple[str, str], pd.DataFrame]) -> dict[str, str]:

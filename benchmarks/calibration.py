@@ -1,0 +1,66 @@
+"""What calibrating each policy costs: seconds, processor seconds and peak memory, each in a process of its own.
+
+python benchmarks/calibration.py --model smollm2 --text wikitext2-valid.txt --out runs/calibration.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sparseact.environment import describe
+from sparseact.policies import POLICIES
+
+
+def main() -> None:
+    """Calibrate every policy once and append a row for each."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--model", default="smollm2")
+    options.add_argument("--text", required=True)
+    options.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    options.add_argument("--sparsity", type=float, default=0.4)
+    options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--out", type=Path, default=Path("runs/calibration.jsonl"))
+    arguments = options.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for policy in arguments.policies:
+        row = measure(policy, arguments)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps({field: row[field] for field in ("model", "policy", "seconds", "cpu_seconds", "peak_bytes")}))
+
+
+def measure(policy: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row; loading the model is part of it, as it is of the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "sparseact", "calibrate", "--policy", policy, "--model", arguments.model]
+        command += ["--sparsity", str(arguments.sparsity), "--text", arguments.text, "--out", f"{folder}/recipe"]
+        command += ["--threads", str(arguments.threads)]
+        started = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        message = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{policy}: {message.strip().splitlines()[-1]}")
+    return {
+        "model": arguments.model,
+        "policy": policy,
+        "sparsity": arguments.sparsity,
+        "threads": arguments.threads,
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "environment": describe(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Write the tables and the plot of docs/results/policies.md from the rows of policies.py beside it.
+
+python benchmarks/policies_tables.py --page docs/results/policies.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pages import fill
+
+MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3": "Gemma-3-270m"}
+DRAWN = {
+    "sparseact": ("#E0670A", "o"),
+    "teal": ("#0086E3", "s"),
+    "wina": ("#3A46F0", "^"),
+    "scap": ("#10BBE8", "v"),
+    "chess": ("#2B8846", "D"),
+    "cats": ("#963F96", "P"),
+    "cett": ("#B01010", "X"),
+    "deja-vu": ("#E1AA90", "*"),
+}
+"""Colour and marker of the policies that are named in the plot; the others are grey."""
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Fill in the page and draw the picture."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--page", type=Path, default=Path("docs/results/policies.md"))
+    options.add_argument("--image", type=Path, default=Path("docs/images/policies.png"))
+    arguments = options.parse_args()
+    rows = {}
+    for model in MODELS:
+        lines = (arguments.page.with_suffix("") / f"{model}.jsonl").read_text().splitlines()
+        rows[model] = sorted((json.loads(line) for line in lines), key=lambda row: row["sparsity"])
+    places = {}
+    for model, of_model in rows.items():
+        places[f"{model} perplexity"] = by_level(of_model)
+        places[f"{model} rows"] = in_full(of_model)
+    costs = (arguments.page.with_suffix("") / "calibration.jsonl").read_text().splitlines()
+    places["calibration"] = calibration([json.loads(line) for line in costs])
+    fill(arguments.page, places)
+    draw(rows, arguments.image)
+
+
+def by_level(rows: list[Row]) -> str:
+    """Perplexity against dense, policies by levels, the best at the middle level first."""
+    levels = sorted({row["sparsity"] for row in rows})
+    cells = {(row["policy"], row["sparsity"]): row for row in rows}
+    names = sorted({row["policy"] for row in rows}, key=lambda name: _ratio(cells.get((name, 0.4))))
+    lines = [_head(["policy", *(f"{level:.0%}" for level in levels)])]
+    lines += [_line([f"`{name}`", *(_cell(cells.get((name, level))) for level in levels)]) for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def in_full(rows: list[Row]) -> str:
+    """Every row, by level and then by perplexity."""
+    lines = [
+        _head(
+            [
+                "policy",
+                "sparsity",
+                "achieved",
+                "MB per token",
+                "perplexity / dense",
+                "KL",
+                "agreement",
+                "answers: perplexity / dense",
+                "answers: KL",
+                "answers: achieved",
+            ]
+        )
+    ]
+    for row in sorted(rows, key=lambda row: (row["sparsity"], _ratio(row))):
+        if "refused" in row:
+            lines.append(_line([f"`{row['policy']}`", f"{row['sparsity']:g}", "out of reach", *[""] * 7]))
+            continue
+        answers = row["answers"]
+        lines.append(
+            _line(
+                [
+                    f"`{row['policy']}`",
+                    f"{row['sparsity']:g}",
+                    f"{row['achieved']:.3f}",
+                    f"{row['bytes_per_token'] / 1e6:.0f}",
+                    f"{row['ratio']:.3f}",
+                    f"{row['kl']:.3f}",
+                    f"{row['agreement']:.3f}",
+                    f"{answers['ratio']:.3f}",
+                    f"{answers['kl']:.3f}",
+                    f"{answers['achieved']:.3f}",
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+def calibration(rows: list[Row]) -> str:
+    """Seconds and peak memory of each policy, models side by side."""
+    head = ["policy"]
+    for model in MODELS:
+        head += [f"{model}: seconds", "processor seconds", "peak memory (GB)"]
+    cells = {(row["policy"], row["model"]): row for row in rows}
+    lines = [_head(head)]
+    for name in sorted({row["policy"] for row in rows}, key=lambda name: cells[name, "smollm2"]["cpu_seconds"]):
+        line = [f"`{name}`"]
+        for model in MODELS:
+            row = cells.get((name, model))
+            cost = (row["seconds"], row["cpu_seconds"], row["peak_bytes"] / 1e9) if row else None
+            line += [f"{cost[0]:.0f}", f"{cost[1]:.0f}", f"{cost[2]:.1f}"] if cost else ["", "", ""]
+        lines.append(_line(line))
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: dict[str, list[Row]], path: Path) -> None:
+    """Perplexity / dense and KL against weight bytes per token, both on logarithmic axes."""
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    axes = figure.subplots(2, len(rows), squeeze=False)
+    for column, (model, of_model) in enumerate(rows.items()):
+        measured = [row for row in of_model if "ratio" in row]
+        for line, (field, label) in enumerate((("ratio", "perplexity / dense - 1"), ("kl", "KL from dense (nats)"))):
+            ax = axes[line][column]
+            _curves(measured, ax, field)
+            ax.set(yscale="log", xlabel="MB of weights read per token (float32)", ylabel=label)
+            ax.set_title(MODELS[model] if line == 0 else "")
+            ax.grid(alpha=0.25)
+    axes[0][0].legend(fontsize=8, loc="upper right")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _curves(rows: list[Row], ax: Axes, field: str) -> None:
+    for name in sorted({row["policy"] for row in rows}, key=lambda name: name in DRAWN):
+        own = sorted((row for row in rows if row["policy"] == name), key=lambda row: row["bytes_per_token"])
+        x = [row["bytes_per_token"] / 1e6 for row in own]
+        y = [max(row["ratio"] - 1, 1e-3) if field == "ratio" else row["kl"] for row in own]
+        colour, marker = DRAWN.get(name, ("#B8BEC6", "."))
+        ax.plot(x, y, color=colour, marker=marker, lw=2 if name == "sparseact" else 1.2, ms=5, label=_label(name))
+
+
+def _label(name: str) -> str:
+    return name if name in DRAWN else "_others"
+
+
+def _ratio(row: Row | None) -> float:
+    return float("inf") if row is None or "ratio" not in row else float(row["ratio"])
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return "out of reach" if "refused" in row else f"{row['ratio']:.3f}"
+
+
+def _head(names: list[str]) -> str:
+    return _line(names) + "\n" + _line(["---"] * len(names))
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
