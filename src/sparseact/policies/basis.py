@@ -20,11 +20,11 @@ DAMPING = 0.01
 
 def shared_inputs(model: PreTrainedModel, sites: Sequence[Site]) -> list[list[Site]]:
     """The channels that read the residual stream, those of one input together: q, k, v; gate, up."""
-    _, layout, _ = dissect(model)
+    blocks, layout, _ = dissect(model)
     by_module = {site.module: site for site in sites}
     return [
         [by_module[f"{block}.{name}"] for name in names]
-        for block in dict.fromkeys(site.block for site in sites)
+        for block in blocks
         for names in (layout.attention_in, layout.mlp_in)
     ]
 

@@ -23,7 +23,7 @@ from sparseact.policies.policy import Budget, Policy
 from sparseact.policies.recipe import Recipe, fingerprint
 from sparseact.policies.runtime import run_sparse
 from sparseact.policies.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, Sample, cut_windows, take_sample
-from sparseact.sites import Site
+from sparseact.sites import Site, skip_logits
 
 REFITS = 2
 """Times that the selectors are fitted again on the inputs of the sparse model: what is dropped upstream
@@ -75,9 +75,14 @@ def observe_scores(
     def note(gate: Gate, scores: Tensor) -> None:
         found[gate.site].append(scores[::stride].float().cpu())
 
-    with torch.no_grad(), evaluation_mode(model), run_sparse(model, gates, phases, masked=masked, on_scores=note):
+    with (
+        torch.no_grad(),
+        evaluation_mode(model),
+        run_sparse(model, gates, phases, masked=masked, on_scores=note),
+        skip_logits(model),
+    ):
         for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
-            model(window, use_cache=False, logits_to_keep=1)
+            model(window, use_cache=False)
     return {site: torch.cat(parts) if parts else torch.zeros(0, site.units) for site, parts in found.items()}
 
 

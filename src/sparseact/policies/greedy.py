@@ -50,6 +50,9 @@ def greedy_in_blocks(
     calls = _block_calls(model, windows, list(blocks))
     with torch.no_grad(), evaluation_mode(model):
         for name, own in blocks.items():
+            if len(own) == 1:  # such as the head of the model: nothing to choose between
+                levels[own[0].site] = target
+                continue
             levels |= _allocate(Trial(model, own, sample, calls[name]), [gate.site for gate in own], target)
     return levels
 
@@ -115,7 +118,7 @@ def _block_calls(model: PreTrainedModel, windows: Tensor, blocks: Sequence[str])
     hooks = [model.get_submodule(name).register_forward_pre_hook(note(name), with_kwargs=True) for name in blocks]
     try:
         with torch.no_grad(), evaluation_mode(model):
-            model(windows, use_cache=False)
+            model(windows, use_cache=False, logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()

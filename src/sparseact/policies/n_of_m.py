@@ -30,12 +30,14 @@ class NOfM:
         sparsity: share of all linear weights of the blocks that is not read for a token. A linear can only
             have a multiple of 1 / m: for what lies between, they take turns.
         m: inputs of a group; must divide the inputs of every linear.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "n-of-m"
     sparsity: float
     m: int = 16
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
@@ -48,7 +50,7 @@ class NOfM:
         def in_turns(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:  # noqa: ARG001
             return multiples(gates, target, self.m)
 
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, in_turns)
+        return calibrate_gates(self, model, tokenizer, text, find_channels(model, lm_head=self.lm_head), gate, in_turns)
 
 
 def multiples(gates: Sequence[Gate], target: float, m: int) -> dict[Site, float]:

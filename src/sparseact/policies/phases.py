@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -33,11 +33,17 @@ class Clock:
         phase: decode while one token follows cached ones.
         real: [batch, tokens], false for padding.
         sparse: [batch, tokens], whether the policy's masks hold.
+        logits: which of the tokens go through the head of the model.
     """
 
     phase: Phase
     real: Tensor
     sparse: Tensor
+    logits: slice | Tensor
+
+    def at_head(self) -> Clock:
+        """The clock of the tokens that go through the head of the model."""
+        return replace(self, real=self.real[:, self.logits], sparse=self.sparse[:, self.logits])
 
 
 def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
@@ -59,4 +65,6 @@ def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
         positions = seen + torch.arange(count, device=tokens.device).expand(batch, -1)
     phase: Phase = "decode" if count == 1 and seen else "prefill"
     on = phases.prefill or phase == "decode"
-    return Clock(phase, real, (positions >= phases.dense_first) & on)
+    keep = arguments.get("logits_to_keep", 0)
+    logits = slice(-keep, None) if isinstance(keep, int) else keep  # as transformers' models do; 0 keeps all
+    return Clock(phase, real, (positions >= phases.dense_first) & on, logits)

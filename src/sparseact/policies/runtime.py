@@ -95,11 +95,12 @@ class _Pass:
         """Mask the units [batch, tokens, units, unit_size] of a gate's site."""
         if self.clock is None:
             raise InputError("a recipe runs the whole model: call the model itself, not one of its submodules")
+        clock = self.clock.at_head() if gate.site.is_head else self.clock
         units = x.flatten(-2)
-        on = self._mask(gate, units, self.clock) | ~self.clock.sparse[..., None]
+        on = self._mask(gate, units, clock) | ~clock.sparse[..., None]
         if not self._masked:
             on = torch.ones_like(on)
-        self._density.count(gate, on, self.clock)
+        self._density.count(gate, on, clock)
         kept = gate.keep(units, on)
         if gate.low_rank is not None:
             self._dropped[gate.site] = units - kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.decoding import evaluation_mode
 from sparseact.errors import InputError
-from sparseact.sites import Site, capture
+from sparseact.sites import Site, capture, skip_logits
 
 SINK_POSITIONS = 8
 """Positions at the start of a window that a sample leaves out: attention sinks, whose activations and
@@ -96,7 +97,7 @@ def take_sample(
     stride = -(-windows.numel() * sum(site.units for site in sites) // VALUES_AT_MOST)
     with torch.set_grad_enabled(gradient), evaluation_mode(model):
         for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
-            with capture(model, sites, gradient=gradient) as seen:
+            with capture(model, sites, gradient=gradient) as seen, nullcontext() if gradient else skip_logits(model):
                 logits = model(window, use_cache=False).logits
                 if gradient:
                     order = [seen[site] for site in sites]

@@ -41,12 +41,14 @@ class SCAP:
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
         center: what a channel's usual value is.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "scap"
     sparsity: float
     center: Literal["mode", "median"] = "mode"
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
@@ -58,7 +60,7 @@ class SCAP:
         def gate(site: Site, sample: Sample) -> Gate:
             return Gate(site, Threshold(0.0), shift=center(sample.x[site]))
 
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, uniform)
+        return calibrate_gates(self, model, tokenizer, text, find_channels(model, lm_head=self.lm_head), gate, uniform)
 
 
 def mode(x: Tensor) -> Tensor:

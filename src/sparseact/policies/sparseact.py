@@ -27,11 +27,13 @@ class SparseAct:
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "sparseact"
     sparsity: float
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
@@ -41,7 +43,7 @@ class SparseAct:
             model,
             tokenizer,
             text,
-            find_channels(model),
+            find_channels(model, lm_head=self.lm_head),
             lambda site, sample: Gate(site, Threshold(0.0), shift=sample.x[site].median(dim=0).values),
             least_loss,
             gradient=True,

@@ -26,15 +26,17 @@ class StatisticalTopK:
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "statistical-top-k"
     sparsity: float
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """Quantiles of the standardised |x| on the text."""
-        sites = find_channels(model)
+        sites = find_channels(model, lm_head=self.lm_head)
         start = select.StatisticalTopK(0.0)
         return calibrate_gates(self, model, tokenizer, text, sites, lambda site, _: Gate(site, start), uniform)

@@ -30,17 +30,19 @@ class TEAL:
         sparsity: share of all linear weights of the blocks that is not read for a token.
         greedy: spend each block's budget where the block's output changes least (algorithm 1) and not evenly:
             (sparsity / .01) * linears runs of each block on 256 tokens, minutes for a small model.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
     name: ClassVar[str] = "teal"
     sparsity: float
     greedy: bool = False
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """Quantiles of |x| on the text."""
-        sites = find_channels(model)
+        sites = find_channels(model, lm_head=self.lm_head)
         budget: Budget = uniform
         if self.greedy:
             budget = partial(greedy_in_blocks, model, read_text(model, tokenizer, text).windows)

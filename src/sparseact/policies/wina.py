@@ -37,6 +37,7 @@ class WINA:
         rotate: turn what enters q, k, v to the right singular vectors of k, and what enters gate, up to
             those of gate (section 3.4), one rotation each that is read for every token and paid for. The
             released code folds it into the neighbouring weights, which is not exact for tied embeddings.
+        lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
         phases: which tokens stay dense.
     """
 
@@ -44,11 +45,12 @@ class WINA:
     sparsity: float
     as_released: bool = False
     rotate: bool = False
+    lm_head: bool = False
     phases: Phases = field(default_factory=Phases)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """Column norms of the weights; the text only says what is achieved."""
-        sites = find_channels(model)
+        sites = find_channels(model, lm_head=self.lm_head)
         groups = shared_inputs(model, sites) if self.rotate else []
         rotations: dict[Site, tuple[Tensor, int]] = {}
         for group in groups:

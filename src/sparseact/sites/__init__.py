@@ -1,6 +1,6 @@
 """Where the units of a model are, and how to read and change them while it runs."""
 
-from sparseact.sites.hooks import capture, on_units, refuse_compiled
+from sparseact.sites.hooks import capture, on_units, refuse_compiled, skip_logits
 from sparseact.sites.layouts import LAYOUTS, UNITS, Layout, dissect, find_channels, find_sites, weight_bytes
 from sparseact.sites.site import Site, UnitKind
 
@@ -16,5 +16,6 @@ __all__ = [
     "find_sites",
     "on_units",
     "refuse_compiled",
+    "skip_logits",
     "weight_bytes",
 ]

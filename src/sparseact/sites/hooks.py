@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sparseact.errors import InputError, SparseactError
 from sparseact.sites.site import Site
@@ -85,6 +86,19 @@ def capture(model: nn.Module, sites: Sequence[Site], *, gradient: bool = False) 
 
     with on_units(model, sites, record):
         yield recorded
+
+
+@contextmanager
+def skip_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Leave out the logits of all tokens but the last, which are the most memory of a pass over a text.
+
+    Unlike with `logits_to_keep`, hooks that were put on the head of the model before see what enters it for all tokens.
+    """
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class _Tracker:

@@ -100,30 +100,40 @@ def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | 
     ]
 
 
-def find_channels(model: PreTrainedModel, *, layout: Layout | None = None) -> list[Site]:
+def find_channels(model: PreTrainedModel, *, lm_head: bool = False, layout: Layout | None = None) -> list[Site]:
     """Find every input channel of every linear in the blocks.
+
+    Args:
+        lm_head: and of the head of the model; one unit is a column of the output embedding, tied or not.
 
     Returns:
         One site per linear, in the order in which a block runs them; its units are the input channels,
         its name `self_attn.q_proj.3`, and one unit stands for its column of the weight.
 
     Raises:
-        UnsupportedModelError: no known layout fits the model's blocks.
+        UnsupportedModelError: no known layout fits the model's blocks, or its head is no linear.
     """
     blocks, layout, shares = dissect(model, layout)
-    return [
+    channels = [
         Site(layer, "channels", path, f"{path}.{name}", linear_shape(linear)[1], 1, row_bytes(linear, 1, shares))
         for layer, (path, block) in enumerate(blocks.items())
         for name in layout.modules
         for linear in [block.get_submodule(name)]
     ]
+    return [*channels, _head_channels(model, len(blocks))] if lm_head else channels
+
+
+def _head_channels(model: PreTrainedModel, layer: int) -> Site:
+    head = model.get_output_embeddings()
+    name = next((name for name, module in model.named_modules() if module is head), None)
+    if name is None or not hasattr(head, "in_features"):
+        raise UnsupportedModelError(f"{type(model).__name__}: its head is of type {type(head).__name__}, no linear")
+    return Site(layer, "channels", name, name, linear_shape(head)[1], 1, row_bytes(head, 1, Counter([id(head)])))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
     """Weight bytes that a dense model reads for a token: all linears of the blocks, and the head of the model."""
-    head = model.get_output_embeddings().weight
-    blocks = sum(site.units * site.unit_bytes for site in find_channels(model))
-    return round(blocks) + head.numel() * head.element_size()
+    return round(sum(site.units * site.unit_bytes for site in find_channels(model, lm_head=True)))
 
 
 def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[dict[str, nn.Module], Layout, Counter[int]]:

@@ -18,10 +18,10 @@ class Site:
     """The units of one kind in one layer.
 
     Attributes:
-        layer: index of the block, from 0.
+        layer: index of the block, from 0; the head of the model comes after the last one.
         kind: what one unit is.
         block: dotted name of the block that runs the module; it tells the layers apart where
-            several blocks share one module (MobiLlama).
+            several blocks share one module (MobiLlama). The head of the model is a block of its own.
         module: dotted name of the linear whose input holds the units.
         units: number of units.
         unit_size: input features per unit (1 for a neuron, head_dim for a head).
@@ -42,9 +42,14 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Key of this site in artefacts: `mlp.3`, `heads.3`, and of channels `self_attn.q_proj.3`."""
+        """Key of this site in artefacts: `mlp.3`, `heads.3`, and of channels `self_attn.q_proj.3`, `lm_head.30`."""
         role = self.module.removeprefix(self.block + ".") if self.kind == "channels" else self.kind
         return f"{role}.{self.layer}"
+
+    @property
+    def is_head(self) -> bool:
+        """Whether this is the head of the model, which runs only for the tokens whose logits are asked for."""
+        return self.module == self.block
 
     def split(self, x: Tensor) -> Tensor:
         """View a linear's input [..., units * unit_size] as [..., units, unit_size]."""
