@@ -1,0 +1,132 @@
+"""What the model families differ in, as plain numbers that a compiled step can read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Norm(IntEnum):
+    """How a norm scales its input."""
+
+    RMS = 0
+    LAYER = 1
+
+
+class Activation(IntEnum):
+    """What the neurons go through."""
+
+    SILU = 0
+    GELU = 1  # x * Phi(x), by the error function
+    GELU_TANH = 2  # its tanh approximation
+    RELU = 3
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder of one of the families in `families.FAMILIES`.
+
+    What is not here needs no field: biases are there where the weights have them, Gemma's `1 + weight` of
+    a norm and the first two unused positions of OPT are settled when the weights are read.
+
+    Attributes:
+        family: as transformers calls it.
+        layers, hidden, heads, kv_heads, head_dim, neurons, vocabulary: sizes.
+        context: positions that the model was made for; more than that are refused where they are learned.
+        norm, norm_epsilon: of all norms.
+        activation: of the neurons.
+        gated: the neurons are act(gate) * up, else act(gate).
+        tied: the head of the model is its embedding.
+        parallel: attention and MLP read the same norm, and both are added to the residual.
+        post_norms: the outputs of attention and MLP are normed before they are added to the residual.
+        qk_norm: each head's query and key go through an RMS norm before they rotate.
+        rotary_dim: first dimensions of a head that rotate, i with i + rotary_dim / 2; 0 where positions
+            are learned and added to the embedding.
+        frequencies: one row [rotary_dim / 2] of radians per position for each kind of layer.
+        layer_frequencies: each layer's row of `frequencies`.
+        windows: each layer's positions that a token sees, itself among them; 0 for all.
+        attention_scale: factor on query . key.
+        attention_softcap, final_softcap: cap * tanh(x / cap) of attention scores and logits; 0 for none.
+        embedding_scale: factor on the embedding of a token.
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    neurons: int
+    vocabulary: int
+    context: int
+    norm: Norm
+    norm_epsilon: float
+    activation: Activation
+    gated: bool
+    tied: bool
+    attention_scale: float
+    windows: tuple[int, ...]
+    parallel: bool = False
+    post_norms: bool = False
+    qk_norm: bool = False
+    rotary_dim: int = 0
+    frequencies: tuple[tuple[float, ...], ...] = ()
+    layer_frequencies: tuple[int, ...] = ()
+    attention_softcap: float = 0.0
+    final_softcap: float = 0.0
+    embedding_scale: float = 1.0
+
+    def rotations(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """cos and sin [kinds of layers, count, rotary_dim / 2] of the positions from `first` on."""
+        positions = np.arange(first, first + count, dtype=np.float32)
+        # float32 throughout, as transformers: far out, its rounding of the angle is part of the model.
+        angles = positions[:, None] * np.asarray(self.frequencies, dtype=np.float32)[:, None, :]
+        return np.cos(angles), np.sin(angles)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that such a model can have, by canonical name; linears are [outputs, inputs].
+
+        `head` is among them only if it is not tied, and biases though a model may have none.
+        """
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        linears = {
+            "q": (queries, self.hidden),
+            "k": (keys, self.hidden),
+            "v": (keys, self.hidden),
+            "o": (self.hidden, queries),
+            "gate": (self.neurons, self.hidden),
+            "up": (self.neurons, self.hidden),
+            "down": (self.hidden, self.neurons),
+        }
+        norms = {"attention_norm": self.hidden, "mlp_norm": self.hidden}
+        if self.parallel:
+            del norms["mlp_norm"]
+        if not self.gated:
+            del linears["up"]
+        if self.post_norms:
+            norms |= {"post_attention_norm": self.hidden, "post_mlp_norm": self.hidden}
+        if self.qk_norm:
+            norms |= {"q_norm": self.head_dim, "k_norm": self.head_dim}
+        shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocabulary, self.hidden), "norm": (self.hidden,)}
+        if not self.rotary_dim:
+            shapes["positions"] = (self.context, self.hidden)
+        if not self.tied:
+            shapes["head"] = (self.vocabulary, self.hidden)
+        for layer in range(self.layers):
+            shapes |= {f"{layer}.{name}": shape for name, shape in linears.items()}
+            shapes |= {f"{layer}.{name}": (size,) for name, size in norms.items()}
+        biased = [name for name in shapes if name not in {"embed", "positions"}]
+        return shapes | {f"{name}.bias": shapes[name][:1] for name in biased} | {"head.bias": (self.vocabulary,)}
+
+    def optional(self, name: str) -> bool:
+        """Whether a model may lack this tensor: the biases of linears, and of RMS norms."""
+        return name.endswith(".bias") and not (self.norm is Norm.LAYER and name.endswith("norm.bias"))
+
+    def describe(self) -> dict[str, Any]:
+        """Family and sizes, ready for JSON."""
+        sizes = ("layers", "hidden", "heads", "kv_heads", "head_dim", "neurons", "vocabulary", "context")
+        return {"family": self.family} | {size: getattr(self, size) for size in sizes}
