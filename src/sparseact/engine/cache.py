@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,7 @@ def compiled(function: Function) -> Function:
     """The function compiled at its first call, without the interpreter's lock, and kept for later processes.
 
     Numba notices a change of the file that a function stands in, but not of the functions it calls.
-    So the folder has a name that depends on all sources of the engine. Several processes may use it
+    So the folder has a name that depends on all sources that compiled code is made of. Several processes may use it
     at once: Numba writes each file whole and renames it.
     """
     folder = _folder()
@@ -58,9 +59,17 @@ def _folder() -> Path | None:
 
 
 def _digest() -> str:
-    """Names the state of the engine's sources."""
+    """Names the state of the sources that compiled code is made of: its files and all that they import."""
+    home = Path(__file__).parent
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in home.glob("*.py")}
+    wanted: set[str] = set()
+    ahead = [name for name, text in texts.items() if "@compiled" in text]
+    while ahead:
+        name = ahead.pop()
+        if name not in wanted:
+            wanted.add(name)
+            ahead += [other for other in re.findall(r"sparseact\.engine\.(\w+)", texts[name]) if other in texts]
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("**/*.py")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    for name in sorted(wanted):
+        digest.update(f"{name}\0{texts[name]}\0".encode())
     return digest.hexdigest()[:16]
