@@ -81,7 +81,7 @@ class Architecture:
     embedding_scale: float = 1.0
 
     def rotations(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """cos and sin [kinds of layers, count, rotary_dim / 2] of the positions from `first` on."""
+        """Cosines and sines [kinds of layers, count, rotary_dim / 2] of the positions from `first` on."""
         positions = np.arange(first, first + count, dtype=np.float32)
         # float32 throughout, as transformers: far out, its rounding of the angle is part of the model.
         angles = positions[:, None] * np.asarray(self.frequencies, dtype=np.float32)[:, None, :]
@@ -90,10 +90,28 @@ class Architecture:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that such a model can have, by canonical name; linears are [outputs, inputs].
 
-        `head` is among them only if it is not tied, and biases though a model may have none.
+        Those of a layer are called `{layer}.{name}`. Biases are listed though a model may have none.
         """
+        inside = self.shapes_of_layer()
+        shapes = self.shapes_outside() | {
+            f"{layer}.{name}": shape for layer in range(self.layers) for name, shape in inside.items()
+        }
+        biases = {f"{name}.bias": shape[:1] for name, shape in shapes.items() if name not in {"embed", "positions"}}
+        return shapes | biases | {"head.bias": (self.vocabulary,)}
+
+    def shapes_outside(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what stands before and after the layers, without biases."""
+        shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocabulary, self.hidden), "norm": (self.hidden,)}
+        if not self.rotary_dim:
+            shapes["positions"] = (self.context, self.hidden)
+        if not self.tied:
+            shapes["head"] = (self.vocabulary, self.hidden)
+        return shapes
+
+    def shapes_of_layer(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of one layer's linears and norms, without biases."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        linears = {
+        shapes: dict[str, tuple[int, ...]] = {
             "q": (queries, self.hidden),
             "k": (keys, self.hidden),
             "v": (keys, self.hidden),
@@ -101,26 +119,18 @@ class Architecture:
             "gate": (self.neurons, self.hidden),
             "up": (self.neurons, self.hidden),
             "down": (self.hidden, self.neurons),
+            "attention_norm": (self.hidden,),
+            "mlp_norm": (self.hidden,),
         }
-        norms = {"attention_norm": self.hidden, "mlp_norm": self.hidden}
-        if self.parallel:
-            del norms["mlp_norm"]
         if not self.gated:
-            del linears["up"]
+            del shapes["up"]
+        if self.parallel:
+            del shapes["mlp_norm"]
         if self.post_norms:
-            norms |= {"post_attention_norm": self.hidden, "post_mlp_norm": self.hidden}
+            shapes |= {"post_attention_norm": (self.hidden,), "post_mlp_norm": (self.hidden,)}
         if self.qk_norm:
-            norms |= {"q_norm": self.head_dim, "k_norm": self.head_dim}
-        shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocabulary, self.hidden), "norm": (self.hidden,)}
-        if not self.rotary_dim:
-            shapes["positions"] = (self.context, self.hidden)
-        if not self.tied:
-            shapes["head"] = (self.vocabulary, self.hidden)
-        for layer in range(self.layers):
-            shapes |= {f"{layer}.{name}": shape for name, shape in linears.items()}
-            shapes |= {f"{layer}.{name}": (size,) for name, size in norms.items()}
-        biased = [name for name in shapes if name not in {"embed", "positions"}]
-        return shapes | {f"{name}.bias": shapes[name][:1] for name in biased} | {"head.bias": (self.vocabulary,)}
+            shapes |= {"q_norm": (self.head_dim,), "k_norm": (self.head_dim,)}
+        return shapes
 
     def optional(self, name: str) -> bool:
         """Whether a model may lack this tensor: the biases of linears, and of RMS norms."""

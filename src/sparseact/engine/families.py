@@ -115,7 +115,9 @@ def _sizes(config: _Config) -> dict[str, Any]:
 def _rotary(config: _Config, by_kind: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> dict[str, Any]:
     """How layers of these kinds rotate, from the parameters of each kind."""
     if not set(by_kind).issuperset(kinds):
-        raise InputError(f"{config.where}: rope_parameters has {', '.join(by_kind)}, but layers are {sorted(set(kinds))}")
+        raise InputError(
+            f"{config.where}: rope_parameters has {', '.join(by_kind)}, but layers are {sorted(set(kinds))}"
+        )
     head_dim = _sizes(config)["head_dim"]
     share = next(iter(by_kind.values())).get("partial_rotary_factor", 1.0)
     rotary_dim = int(head_dim * share)
@@ -282,6 +284,7 @@ FAMILIES: dict[str, Callable[[_Config], Architecture]] = {
     "mistral": _mistral,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "phi3": _mistral,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3,
     "phi": _phi,

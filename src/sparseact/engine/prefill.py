@@ -1,0 +1,219 @@
+"""Many tokens at once in NumPy: the engine's prefill, and the slow reference of its compiled step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from sparseact.engine.architecture import Architecture, Norm
+from sparseact.engine.formats import Array, Floats
+from sparseact.engine.neurons import activate
+from sparseact.errors import InputError
+
+CHUNK = 256
+"""Tokens that go through a layer at once: more cost memory, fewer cost time."""
+HEAD_ROWS = 16384
+"""Tokens of the vocabulary whose logits are computed at once."""
+
+Outputs = Mapping[str, Floats]
+
+
+class Linear(Protocol):
+    """How to get the weight of a linear."""
+
+    def __call__(self, name: str, first: int = 0, last: int | None = None) -> Floats:
+        """Rows `first` to `last` of the weight [outputs, inputs]."""
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens so far.
+
+    Attributes:
+        keys, values: [layers, kv_heads, positions, head_dim], float32 or float16; keys are rotated.
+        length: positions that are filled.
+    """
+
+    keys: Array
+    values: Array
+    length: int = 0
+
+    @classmethod
+    def empty(cls, architecture: Architecture, positions: int, dtype: Any = np.float32) -> Cache:
+        """A cache for `positions` tokens."""
+        shape = (architecture.layers, architecture.kv_heads, positions, architecture.head_dim)
+        return cls(np.zeros(shape, dtype), np.zeros(shape, dtype))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A model's forward over many tokens.
+
+    Attributes:
+        architecture: of the model.
+        linear: weights by canonical name; each is asked for once in a prefill.
+        vectors: norms, biases and learned positions by canonical name.
+        embed: rows [tokens, hidden] of the embedding.
+        replace: what a linear sees instead of its input, for sparse runs: (name, x [tokens, inputs], outputs of
+            the layer's linears so far by short name) -> x. Called for every linear of the layers, not for the head.
+    """
+
+    architecture: Architecture
+    linear: Linear
+    vectors: Mapping[str, Floats]
+    embed: Callable[[Array], Floats]
+    replace: Callable[[str, Floats, Outputs], Floats] | None = None
+
+    def prefill(self, ids: Sequence[int] | Array, cache: Cache) -> Floats:
+        """Run tokens that follow those in the cache, and add them to it.
+
+        Args:
+            ids: at least one token.
+            cache: is filled from `cache.length` on, which grows by their number. Unchanged if this raises.
+
+        Returns:
+            [tokens, hidden], after the last norm: what the head of the model reads.
+
+        Raises:
+            InputError: a token outside the vocabulary, or more than the cache or the model has positions for.
+        """
+        tokens = self._checked(ids, cache)
+        start = cache.length
+        hidden = self.embed(tokens) * np.float32(self.architecture.embedding_scale)
+        if not self.architecture.rotary_dim:
+            hidden = hidden + self.vectors["positions"][start : start + len(tokens)]
+        chunks = [slice(first, min(first + CHUNK, len(tokens))) for first in range(0, len(tokens), CHUNK)]
+        # Layers outside, chunks inside: the weights of a layer are unpacked once.
+        for layer in range(self.architecture.layers):
+            block = _Layer(self, layer, cache.keys[layer], cache.values[layer])
+            for chunk in chunks:
+                hidden[chunk] = block.run(hidden[chunk], start + chunk.start)
+        cache.length = start + len(tokens)
+        return self.norm("norm", hidden)
+
+    def logits(self, hidden: Floats) -> Floats:
+        """Logits [tokens, vocabulary] of what `prefill` returned for some tokens."""
+        name, rows = "embed" if self.architecture.tied else "head", self.architecture.vocabulary
+        logits = np.empty((len(hidden), rows), np.float32)
+        for first in range(0, rows, HEAD_ROWS):
+            last = min(first + HEAD_ROWS, rows)
+            logits[:, first:last] = hidden @ self.linear(name, first, last).T
+        logits += self.vectors.get("head.bias", np.float32(0))
+        return softcap(logits, self.architecture.final_softcap)
+
+    def norm(self, name: str, x: Floats) -> Floats:
+        """A norm of the model over the last axis of x."""
+        if self.architecture.norm is Norm.LAYER:
+            x = x - x.mean(-1, keepdims=True)
+        scaled = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(self.architecture.norm_epsilon))
+        return scaled * self.vectors[name] + self.vectors.get(f"{name}.bias", np.float32(0))
+
+    def _checked(self, ids: Sequence[int] | Array, cache: Cache) -> Array:
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+            raise InputError(f"the tokens must be a list of at least one integer, not {tokens.dtype} {tokens.shape}")
+        if tokens.min() < 0 or tokens.max() >= self.architecture.vocabulary:
+            raise InputError(
+                f"tokens from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {self.architecture.vocabulary - 1}"
+            )
+        positions = cache.keys.shape[2]
+        if not self.architecture.rotary_dim:
+            positions = min(positions, self.architecture.context)
+        if cache.length + len(tokens) > positions:
+            raise InputError(
+                f"{cache.length} tokens and {len(tokens)} more are longer than the context of {positions} tokens"
+            )
+        return tokens
+
+
+class _Layer:
+    """One block, with its weights unpacked for all chunks."""
+
+    def __init__(self, forward: Forward, layer: int, keys: Array, values: Array) -> None:
+        self.forward, self.layer, self.keys, self.values = forward, layer, keys, values
+        self.architecture = forward.architecture
+        self.weights: dict[str, Floats] = {}
+        self.outputs: dict[str, Floats] = {}
+
+    def run(self, hidden: Floats, start: int) -> Floats:
+        """The residual stream [tokens, hidden] of tokens from position `start` on, after this block."""
+        self.outputs = {}
+        normed = self.norm("attention_norm", hidden)
+        attended = self.apply("o", self.attention(normed, start))
+        if self.architecture.parallel:
+            return hidden + attended + self.mlp(normed)
+        if self.architecture.post_norms:
+            attended = self.norm("post_attention_norm", attended)
+        hidden = hidden + attended
+        out = self.mlp(self.norm("mlp_norm", hidden))
+        return hidden + (self.norm("post_mlp_norm", out) if self.architecture.post_norms else out)
+
+    def mlp(self, x: Floats) -> Floats:
+        neurons = activate(self.apply("gate", x), self.architecture.activation)
+        if self.architecture.gated:
+            neurons *= self.apply("up", x)
+        return self.apply("down", neurons)
+
+    def attention(self, x: Floats, start: int) -> Floats:
+        """What the heads put out [tokens, heads * head_dim]; their keys and values go into the cache."""
+        sizes = self.architecture
+        end = start + len(x)
+        queries = self.apply("q", x).reshape(len(x), sizes.heads, sizes.head_dim)
+        keys = self.apply("k", x).reshape(len(x), sizes.kv_heads, sizes.head_dim)
+        values = self.apply("v", x).reshape(len(x), sizes.kv_heads, sizes.head_dim)
+        if sizes.qk_norm:
+            queries, keys = self.norm("q_norm", queries), self.norm("k_norm", keys)
+        if sizes.rotary_dim:
+            kind = sizes.layer_frequencies[self.layer]
+            cos, sin = (table[kind] for table in sizes.rotations(start, len(x)))
+            queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        self.keys[:, start:end] = keys.swapaxes(0, 1)
+        self.values[:, start:end] = values.swapaxes(0, 1)
+
+        window = sizes.windows[self.layer]
+        first = max(0, start - window + 1) if window else 0
+        distance = np.arange(start, end)[:, None] - np.arange(first, end)
+        unseen = (distance < 0) | (distance >= window) if window else distance < 0
+        out = np.empty_like(queries)
+        for head in range(sizes.heads):
+            shared = head * sizes.kv_heads // sizes.heads
+            seen_keys = self.keys[shared, first:end].astype(np.float32, copy=False)
+            seen_values = self.values[shared, first:end].astype(np.float32, copy=False)
+            scores = queries[:, head] @ seen_keys.T * np.float32(sizes.attention_scale)
+            scores = softcap(scores, sizes.attention_softcap)
+            scores[unseen] = -np.inf
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[:, head] = weights @ seen_values / weights.sum(-1, keepdims=True)
+        return out.reshape(len(x), -1)
+
+    def apply(self, name: str, x: Floats) -> Floats:
+        """A linear of this block, with its bias."""
+        if self.forward.replace is not None:
+            x = self.forward.replace(f"{self.layer}.{name}", x, self.outputs)
+        if name not in self.weights:
+            self.weights[name] = self.forward.linear(f"{self.layer}.{name}")
+        y = x @ self.weights[name].T
+        bias = self.forward.vectors.get(f"{self.layer}.{name}.bias")
+        if bias is not None:
+            y += bias
+        self.outputs[name] = y
+        return y
+
+    def norm(self, name: str, x: Floats) -> Floats:
+        return self.forward.norm(f"{self.layer}.{name}", x)
+
+
+def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
+    """Heads [tokens, heads, head_dim] with the pairs (i, i + rotary_dim / 2) rotated; cos, sin [tokens, rotary_dim / 2]."""
+    half = cos.shape[-1]
+    cos, sin = cos[:, None], sin[:, None]
+    left, right = x[..., :half], x[..., half : 2 * half]
+    return np.concatenate([left * cos - right * sin, right * cos + left * sin, x[..., 2 * half :]], axis=-1)
+
+
+def softcap(x: Floats, cap: float) -> Floats:
+    """cap * tanh(x / cap); x itself if the cap is 0 (Gemma 2)."""
+    return np.float32(cap) * np.tanh(x / np.float32(cap)) if cap else x
