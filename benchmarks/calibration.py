@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ def main() -> None:
     options.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
     options.add_argument("--sparsity", type=float, default=0.4)
     options.add_argument("--threads", type=int, default=os.cpu_count())
+    options.add_argument("--recipes", type=Path, default=Path("runs/recipes"), help="where the recipes are kept")
     options.add_argument("--out", type=Path, default=Path("runs/calibration.jsonl"))
     arguments = options.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -39,15 +39,15 @@ def main() -> None:
 
 def measure(policy: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row; loading the model is part of it, as it is of the command."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sparseact", "calibrate", "--policy", policy, "--model", arguments.model]
-        command += ["--sparsity", str(arguments.sparsity), "--text", arguments.text, "--out", f"{folder}/recipe"]
-        command += ["--threads", str(arguments.threads)]
-        started = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        message = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
+    folder = arguments.recipes / f"{arguments.model}-{policy}-{arguments.sparsity:g}"
+    command = [sys.executable, "-m", "sparseact", "calibrate", "--policy", policy, "--model", arguments.model]
+    command += ["--sparsity", str(arguments.sparsity), "--text", arguments.text, "--out", str(folder)]
+    command += ["--threads", str(arguments.threads)]
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    message = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{policy}: {message.strip().splitlines()[-1]}")
     return {
