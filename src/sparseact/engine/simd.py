@@ -33,7 +33,7 @@ def _vector_type(name: str, kind: ir.Type) -> Any:
     cls = type(name, (types.Type,), {})
 
     @register_default(cls)
-    class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    class _Model(models.PrimitiveModel):
         def __init__(self, manager: Any, frontend: Any) -> None:
             super().__init__(manager, frontend, kind)
 
@@ -172,6 +172,41 @@ def splat_f32_at(e: Emitter, array: Any, i: Any) -> ir.Value:
     return e.splat(e.load(array, i, _F32))
 
 
+@operation(types.float32)
+def f16_at(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """One float16 of an array, widened."""
+    one = ir.VectorType(_I16, 1)
+    return e.ir.extract_element(half_to_float_ir(e, e.load(array, i, one)), _I32(0))
+
+
+@operation(types.float32)
+def bf16_at(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """One bfloat16 of an array, widened."""
+    return e.ir.bitcast(e.ir.shl(e.ir.zext(e.load(array, i, _I16), _I32), _I32(16)), _F32)
+
+
+@operation(types.float32)
+def f32_at(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """One float32 of an array."""
+    return e.load(array, i, _F32)
+
+
+def _halves(e: Emitter, pair: ir.Value) -> ir.Value:
+    return e.shuffle(pair, pair, [0] * 8 + [1] * 8)
+
+
+@operation(f32x16)
+def splat_halves_f32(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """Two float32 of an array: the first in the lanes 0..7, the second in 8..15."""
+    return _halves(e, e.load(array, i, ir.VectorType(_F32, 2)))
+
+
+@operation(f32x16)
+def splat_halves_f16(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """Two float16 of an array, widened: the first in the lanes 0..7, the second in 8..15."""
+    return half_to_float_ir(e, _halves(e, e.load(array, i, ir.VectorType(_I16, 2))))
+
+
 # Stores
 
 
@@ -208,6 +243,13 @@ def splat_i32(e: Emitter, value: Any) -> ir.Value:
     return e.splat(e.scalar(value, 0, types.int32))
 
 
+@operation(i32x16)
+def splat_halves_i32(e: Emitter, a: Any, b: Any) -> ir.Value:
+    """An integer in the lanes 0..7 and another in 8..15."""
+    low, high = e.splat(e.scalar(a, 0, types.int32)), e.splat(e.scalar(b, 1, types.int32))
+    return e.shuffle(low, high, [*range(8), *range(16, 24)])
+
+
 @operation(u8x64)
 def splat_bytes(e: Emitter, a: Any, b: Any, c: Any, d: Any) -> ir.Value:
     """4 numbers as bytes, 16 times over."""
@@ -223,25 +265,25 @@ def splat_bytes(e: Emitter, a: Any, b: Any, c: Any, d: Any) -> ir.Value:
 
 @operation(f32x16)
 def add(e: Emitter, a: Any, b: Any) -> ir.Value:
-    """a + b."""
+    """The sum a + b."""
     return e.ir.fadd(a, b)
 
 
 @operation(f32x16)
 def multiply(e: Emitter, a: Any, b: Any) -> ir.Value:
-    """a * b."""
+    """The product a * b."""
     return e.ir.fmul(a, b)
 
 
 @operation(f32x16)
 def fma(e: Emitter, a: Any, b: Any, c: Any) -> ir.Value:
-    """a * b + c, rounded once."""
+    """The product a * b + c, rounded once."""
     return e.call("llvm.fma.v16f32", _V_F32, a, b, c)
 
 
 @operation(i32x16)
 def add_i32(e: Emitter, a: Any, b: Any) -> ir.Value:
-    """a + b."""
+    """The sum a + b."""
     return e.ir.add(a, b)
 
 
@@ -295,7 +337,7 @@ def total_i32(e: Emitter, a: Any) -> ir.Value:
 
 @operation(i32x16)
 def dot_bytes(e: Emitter, acc: Any, a: Any, b: Any) -> ir.Value:
-    """acc + the sum over each lane's 4 bytes of a * b; a unsigned, b signed."""
+    """Add to acc, in each lane, the 4 products of the bytes of a (unsigned) and b (signed)."""
     return dot_bytes_ir(e, acc, a, b)
 
 

@@ -55,7 +55,7 @@ def half_to_float_ir(e: Any, halves: ir.Value) -> ir.Value:
 
 
 def dot_bytes_ir(e: Any, acc: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-    """acc (<16 x i32>) + per lane the 4 products of unsigned bytes a and signed bytes b (<64 x i8>)."""
+    """Add to acc (<16 x i32>), in each lane, the 4 products of bytes of a (unsigned) and b (signed), <64 x i8>."""
     if "avx512vnni" in e.target.features:
         # LLVM 22 changed the type of the bytes from <16 x i32> to <64 x i8>.
         kind = b.type if binding.llvm_version_info[0] >= 22 else acc.type

@@ -1,0 +1,121 @@
+"""How fast the compiled kernels read weights from memory: GB/s on one thread, by format, layout and density.
+
+    python benchmarks/kernels.py [--megabytes 400] [--inputs 576] [--rows 3072]
+
+Each call reads other weights than the calls before it, out of more than the caches hold. A call is
+counted if its thread had the processor all the time (CPU time against wall time); of those, the table
+gives the best and the median. GB/s counts the bytes of the weights that the call needs.
+"""
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+
+from sparseact.engine.arena import CODES, MINS, SCALES, Arena, Linear
+from sparseact.engine.columns import axpy_columns
+from sparseact.engine.formats import FORMATS, PANEL
+from sparseact.engine.inputs import quantise_input
+from sparseact.engine.panels import dot_panels
+from sparseact.engine.rows import dot_rows
+
+DENSITIES = (1.0, 0.75, 0.5, 0.25)
+UNDISTURBED = 0.97
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=400, help="weights to cycle through")
+    parser.add_argument("--inputs", type=int, default=576)
+    parser.add_argument("--rows", type=int, default=3072, help="outputs of one linear")
+    parser.add_argument("--calls", type=int, default=300, help="calls of each kind")
+    parser.add_argument("--formats", default=",".join(FORMATS))
+    parser.add_argument("--layouts", default="panels,columns,rows")
+    options = parser.parse_args()
+    print(f"{_processor()}, {os.cpu_count()} cores, 1 thread used, load {os.getloadavg()[0]:.1f}")
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, ", end="")
+    print(f"Numba {numba.__version__}, llvmlite {llvmlite.__version__}")
+    print(f"linears of {options.rows} x {options.inputs}, {options.megabytes} MB of weights\n")
+    print("format  layout    density  GB/s best  median   us/call  calls counted")
+    for layout in options.layouts.split(","):
+        for form in options.formats.split(","):
+            for density in (1.0,) if layout == "panels" else DENSITIES:
+                _measure(form, layout, density, options)
+
+
+def _measure(form: str, layout: str, density: float, options: argparse.Namespace) -> None:
+    linear = Linear("", form, layout, options.rows, options.inputs)
+    size = sum((linear.shape.codes, linear.shape.scales, linear.shape.mins))
+    arena = _random_arena([linear] * max(2, options.megabytes * 1_000_000 // size))
+    call = _call(arena, layout, density, options)
+    samples = []
+    for n in range(options.calls + 2):
+        wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+        call(n % len(arena.linears))
+        cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
+        if n >= 2 and cpu / wall > UNDISTURBED:
+            samples.append(wall)
+    best, median = np.min(samples), np.median(samples)
+    read = size * density
+    print(
+        f"{form:7} {layout:9} {density:7.2f} {read / best:9.1f} {read / median:8.1f} {best / 1e3:9.1f} "
+        f"{len(samples):6d} of {options.calls}",
+        flush=True,
+    )
+
+
+def _random_arena(linears: list[Linear]) -> Arena:
+    """An arena of codes without meaning. Floats are all 1: others could be slow subnormal numbers."""
+    arena = Arena.allocate(linears)
+    rng = np.random.default_rng(0)
+    for i, linear in enumerate(linears):
+        shape, row = linear.shape, arena.table[i]
+        codes = arena.data[row[CODES] : row[CODES] + shape.codes]
+        if linear.format == "f32":
+            codes.view(np.float32)[:] = 1
+        elif linear.format == "bf16":
+            codes.view(np.uint16)[:] = 0x3F80
+        else:
+            codes[:] = rng.integers(0, 256, shape.codes, np.uint8)
+        for field, part in ((SCALES, shape.scales), (MINS, shape.mins)):
+            arena.data[row[field] : row[field] + part].view(np.float16)[:] = 1
+    return arena
+
+
+def _call(arena: Arena, layout: str, density: float, options: argparse.Namespace) -> Callable[[int], None]:
+    """What is measured: the kernel of a layout on linear i, with another set of active inputs or rows each time."""
+    rng = np.random.default_rng(1)
+    rows, inputs = options.rows, options.inputs
+    x = np.zeros(inputs + 64, np.float32)
+    x[:inputs] = rng.standard_normal(inputs)
+    aq, ascale, asum = np.zeros(len(x), np.int8), np.zeros(len(x) // 32, np.float32), np.zeros(len(x) // 32, np.int32)
+    y, acc = np.zeros(rows + 64, np.float32), np.zeros(rows + 64, np.int32)
+    quantise_input(x, inputs, aq, ascale, asum)
+    data, table = arena.data, arena.table
+    if layout == "panels":
+        return lambda i: dot_panels(data, table, i, 0, rows // PANEL, x, aq, ascale, asum, y)
+    many = inputs if layout == "columns" else rows
+    sets = [np.sort(rng.permutation(many)[: round(many * density)]).astype(np.int32) for _ in range(64)]
+    if layout == "columns":
+        return lambda i: axpy_columns(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, acc, y)
+    return lambda i: dot_rows(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, asum, y)
+
+
+def _processor() -> str:
+    """Its name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The weights of a linear as float32, from any layout: an embedding's row, or all of them for the prefill."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseact.engine.arena import (
+    CODES,
+    FORMAT,
+    INPUTS,
+    LAYOUT,
+    MINS,
+    OUTPUTS,
+    PADDED_INPUTS,
+    PADDED_OUTPUTS,
+    SCALES,
+)
+from sparseact.engine.cache import compiled
+from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8
+from sparseact.engine.simd import bf16_at, f16_at, f32_at
+
+
+HALF = BLOCK // 2
+"""Inputs whose places follow one rule: those of a block that are low nibbles, and those that are high."""
+
+
+@compiled
+def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
+    """out[:inputs] = row `row` of linear `i`, of any layout.
+
+    Args:
+        arena: bytes of all weights.
+        table: int64 [linears, FIELDS].
+        i: number of the linear.
+        row: which output; below the true number of outputs.
+        out: float32 [inputs]; written.
+    """
+    form, inputs = table[i, FORMAT], table[i, INPUTS]
+    codes, scales, mins = table[i, CODES], table[i, SCALES], table[i, MINS]
+    bias = np.float32(128 if form == Q8 else 8 if form == Q4 else 0)
+    for j in range(0, inputs, HALF):
+        start, unit, step, shift = _places(table, i, row, j)
+        scale, least = np.float32(1), np.float32(0)
+        if form not in (F32, BF16):
+            at = 2 * _place_of_scale(table, i, row, j // BLOCK)
+            scale = f16_at(arena, scales + at)
+            least = f16_at(arena, mins + at) if form == Q4M else least
+        for k in range(min(HALF, inputs - j)):
+            place = start + k // unit * step + k % unit
+            if form == F32:
+                out[j + k] = f32_at(arena, codes + 4 * place)
+            elif form == BF16:
+                out[j + k] = bf16_at(arena, codes + 2 * place)
+            else:
+                code = arena[codes + place]
+                if form != Q8:
+                    code = code >> shift & 15
+                out[j + k] = (np.float32(code) - bias) * scale + least
+
+
+@compiled
+def unpack(arena: Any, table: Any, i: int, first: int, last: int, out: Any) -> None:
+    """out[: last - first, :inputs] = the rows first..last of linear `i`, of any layout; out float32."""
+    for row in range(first, last):
+        read_row(arena, table, i, row, out[row - first])
+
+
+@compiled
+def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
+    """Where the codes of a row's inputs j..j+15 lie: input j + k at start + k // unit * step + k % unit.
+
+    Places count codes, of 4 bits counted by bytes; the last number is how far such a code is shifted
+    in its byte. This is `layouts.pack` read backwards.
+    """
+    form, layout = table[i, FORMAT], table[i, LAYOUT]
+    outputs, inputs = table[i, PADDED_OUTPUTS], table[i, PADDED_INPUTS]
+    nibbles = form in (Q4, Q4M)
+    if layout == PANELS:
+        unit = 1 if form == F32 else 2 if form == BF16 else 4
+        panel, lane = row // PANEL * PANEL * inputs, row % PANEL * unit
+        if nibbles:
+            return panel // 2 + j // BLOCK * PANEL * HALF + lane, unit, PANEL * unit, j % BLOCK // HALF * 4
+        return panel + j * PANEL + lane, unit, PANEL * unit, 0
+    if layout == COLUMNS:
+        within = row % CHUNK
+        if form not in (F32, BF16):
+            within = within % 16 // 4 * 16 + within // 16 * 4 + within % 4
+        if nibbles:
+            half = CHUNK // 2
+            return j * outputs // 2 + row // CHUNK * half + within % half, 1, outputs // 2, within // half * 4
+        return j * outputs + row // CHUNK * CHUNK + within, 1, outputs, 0
+    if nibbles:
+        return row * inputs // 2 + j // CHUNK * BLOCK + j % BLOCK, 1, 1, j % CHUNK // BLOCK * 4
+    return row * inputs + j, 1, 1, 0
+
+
+@compiled
+def _place_of_scale(table: Any, i: int, row: int, g: int) -> int:
+    layout, blocks = table[i, LAYOUT], table[i, PADDED_INPUTS] // BLOCK
+    if layout == PANELS:
+        return (row // PANEL * blocks + g) * PANEL + row % PANEL
+    if layout == COLUMNS:
+        return g * table[i, PADDED_OUTPUTS] + row
+    return row * blocks + g
