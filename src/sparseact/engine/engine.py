@@ -1,0 +1,385 @@
+"""The engine: a model that runs on the CPU without torch, one token per compiled call."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseact.engine.arena import FORMAT, INPUTS, LAYOUT, OFFSET, SCALE, SELECTOR, SHIFT
+from sparseact.engine.architecture import Architecture
+from sparseact.engine.formats import FORMATS, PANELS, Array, Floats
+from sparseact.engine.gating import Gating, read_gates
+from sparseact.engine.loading import Model, load_model
+from sparseact.engine.prefill import Cache, Forward
+from sparseact.engine.neurons import activate
+from sparseact.engine.step import DENSE, POSITION, RESULT, TOKEN, run
+from sparseact.engine.tables import (
+    CHOSEN_BY_GATE,
+    Buffers,
+    Sizes,
+    Tables,
+    buffers_of,
+    layers_of,
+    sizes_of,
+)
+from sparseact.engine.team import Team
+from sparseact.engine.values import unpack
+from sparseact.engine.weights import Weights, open_weights
+from sparseact.errors import InputError
+
+if TYPE_CHECKING:
+    from sparseact.policies.phases import Phases
+    from sparseact.policies.recipe import Recipe
+
+
+class Engine:
+    """A model ready to generate, one text at a time::
+
+        with Engine.from_model("smollm2") as engine:
+            engine.prefill(tokenizer("The sky is").input_ids)
+            print(tokenizer.decode(engine.greedy(20)))
+
+    Tokens are added by `prefill`, `step` and `greedy`, in any order; `reset` begins a new text. The
+    engine is for one thread of Python at a time.
+
+    Attributes:
+        architecture: of the model.
+        dtype: what was asked for: f32, bf16, q8, q4 or file.
+        threads: that run a step.
+        context: tokens that a text can have.
+    """
+
+    architecture: Architecture
+    dtype: str
+    threads: int
+    context: int
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        recipe: Recipe | None = None,
+        dtype: str = "q8",
+        threads: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        """See `from_model`."""
+        self.architecture, self.dtype = weights.architecture, dtype
+        self.threads = _checked("threads", threads, _processors(), 1, 256)
+        self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
+        self._phases: Phases | None = None if recipe is None else recipe.phases
+        self._gatings = {} if recipe is None else read_gates(recipe, weights)
+        self._model = _load(weights, dtype, self._gatings)
+        sizes, tables, buffers = _prepare(self._model, self.architecture, self.threads, self.context, dtype, self._gatings)
+        self._tables, self._buffers = tables, buffers
+        size = self.architecture.head_dim
+        self._cache = Cache(buffers.keys[..., :size], buffers.values[..., :size])
+        self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
+        self._steps = 0
+        self._lead = partial(run, 0, sizes, tables, buffers)
+        self._team = Team(self.threads, buffers.control, partial(_run, sizes, tables, buffers))
+        self._end = weakref.finalize(self, self._team.close)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Any,
+        recipe: Recipe | str | Path | None = None,
+        dtype: str = "q8",
+        threads: int | None = None,
+        context: int | None = None,
+    ) -> Self:
+        """An engine for a model; the model itself is not kept.
+
+        Args:
+            model: a loaded model of transformers, a folder in its format, a .gguf file, or a built-in name.
+            recipe: what to leave out, calibrated on the same weights, or its folder; dense if None.
+            dtype: f32, bf16, q8 (8 bits, a scale for 32 weights), q4 (4 bits, a scale and a minimum for
+                32 weights; 8 bits for the embedding and the head), or file: as they come.
+            threads: that share each step; all processors that this process may use if None.
+            context: tokens that a text can have; the model's own limit if None. Memory for keys and
+                values is taken as a text grows.
+
+        Raises:
+            InputError: no such model, a wrong option, or a recipe that was made for another model, or of
+                a policy that the engine does not run.
+            UnsupportedModelError: a family that the engine does not run.
+        """
+        if isinstance(recipe, str | Path):
+            from sparseact.policies import load_recipe
+
+            recipe = load_recipe(recipe)
+        weights = open_weights(_found(model) if isinstance(model, str) else model)
+        return cls(weights, recipe=recipe, dtype=dtype, threads=threads, context=context)
+
+    @property
+    def position(self) -> int:
+        """Tokens of the text so far."""
+        return self._cache.length + (self._chosen is not None)
+
+    def prefill(self, ids: Sequence[int] | Array) -> Floats:
+        """Add tokens to the text, all at once.
+
+        Args:
+            ids: at least one token.
+
+        Returns:
+            Logits [vocabulary] of the token that follows.
+
+        Raises:
+            InputError: a token outside the vocabulary, or more than the context has room for.
+        """
+        tokens = _tokens(ids, self.architecture.vocabulary)
+        self._need_room(len(tokens))
+        self._run_chosen()
+        dense_first = min(len(tokens), max(0, self._dense_first() - self._cache.length))
+        sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
+        if not sparse or dense_first in {0, len(tokens)}:
+            hidden = self._forward(sparse=sparse and not dense_first).prefill(tokens, self._cache)
+        else:
+            self._forward(sparse=False).prefill(tokens[:dense_first], self._cache)
+            hidden = self._forward(sparse=True).prefill(tokens[dense_first:], self._cache)
+        last = hidden[-1:]
+        head = self._gatings.get("embed" if self.architecture.tied else "head")
+        if head is not None and sparse and self._cache.length > self._dense_first():
+            last = head.keep(last, last)
+        logits = self._forward(sparse=False).logits(last)[0]
+        self._buffers.control[RESULT] = int(logits.argmax())
+        return logits
+
+    def step(self, token: int) -> Floats:
+        """Add one token to the text.
+
+        Returns:
+            Logits [vocabulary] of the token that follows.
+
+        Raises:
+            InputError: a token outside the vocabulary, or no room in the context.
+        """
+        (checked,) = _tokens([token], self.architecture.vocabulary)
+        self._need_room(1)
+        self._run_chosen()
+        self._run(int(checked))
+        return self._buffers.logits[0, : self.architecture.vocabulary].copy()
+
+    def greedy(self, n: int, stop: Collection[int] = ()) -> list[int]:
+        """Add up to `n` tokens to the text, each the likeliest one.
+
+        Args:
+            n: tokens.
+            stop: tokens after which to stop; the one that was found is the last one returned.
+
+        Raises:
+            InputError: the text is empty, or no room for n tokens in the context.
+        """
+        if self.position == 0:
+            raise InputError("the text is empty; give the engine a prompt with prefill first")
+        self._need_room(_checked("n", n, n, 0, None))
+        found: list[int] = []
+        while len(found) < n and not (found and found[-1] in stop):
+            self._run_chosen()
+            self._chosen = int(self._buffers.control[RESULT])
+            found.append(self._chosen)
+        return found
+
+    def reset(self) -> None:
+        """Begin a new text, and count anew."""
+        self._chosen = None
+        self._cache.length = 0
+        self._steps = 0
+        self._buffers.counts[:] = 0
+
+    def density(self) -> dict[str, float]:
+        """Share of the inputs that were on in the tokens run one by one, for each linear, by canonical name."""
+        counts = self._buffers.counts.sum(axis=0)
+        table, found = self._model.arena.table, {}
+        for name, i in self._model.numbers.items():
+            if table[i, LAYOUT] == PANELS or not self._steps:
+                found[name] = 1.0
+            else:
+                units = table[i, INPUTS] if name not in self._rows() else self.architecture.neurons
+                found[name] = float(counts[i] / (self._steps * units))
+        if not self.architecture.tied:
+            del found["embed"]  # of which a token reads one row
+        return found
+
+    def bytes_per_token(self) -> float:
+        """Bytes of weights that a token read on average, scales included, of the tokens run one by one."""
+        arena, numbers = self._model.arena, self._model.numbers
+        return sum(share * arena.bytes_of(numbers[name]) for name, share in self.density().items())
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+        return int(self._model.arena.data.nbytes + self._model.vectors.nbytes)
+
+    def close(self) -> None:
+        """End the helper threads. The engine cannot be used any more."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run_chosen(self) -> None:
+        """Run the token that `greedy` left."""
+        if self._chosen is not None:
+            token, self._chosen = self._chosen, None
+            self._run(token)
+
+    def _run(self, token: int) -> None:
+        control = self._buffers.control
+        control[TOKEN] = token
+        control[POSITION] = self._cache.length
+        control[DENSE] = self._cache.length < self._dense_first()
+        self._team.run(self._lead)
+        self._cache.length += 1
+        self._steps += 1
+
+    def _dense_first(self) -> int:
+        return 0 if self._phases is None else self._phases.dense_first
+
+    def _rows(self) -> set[str]:
+        """Linears of which some rows are read."""
+        return {name.replace("down", "up") for name, gating in self._gatings.items() if gating.by_gate}
+
+    def _need_room(self, n: int) -> None:
+        if self.position + n > self.context:
+            raise InputError(
+                f"the context has room for {self.context} tokens: {self.position} are there, and {n} more do not fit"
+            )
+
+    def _forward(self, *, sparse: bool) -> Forward:
+        """The forward over many tokens."""
+        model = self._model
+        shapes = self.architecture.shapes()
+        vectors = {name: model.vector(name, int(np.prod(shapes[name]))).reshape(shapes[name]) for name in model.offsets if name in shapes}
+        return Forward(self.architecture, self._weight, vectors, self._embed, self._replace if sparse else None)
+
+    def _weight(self, name: str, first: int = 0, last: int | None = None) -> Floats:
+        i = self._model.numbers[name]
+        linear = self._model.arena.linears[i]
+        last = linear.outputs if last is None else last
+        out = np.empty((last - first, linear.inputs), np.float32)
+        unpack(self._model.arena.data, self._model.arena.table, i, first, last, out)
+        return out
+
+    def _embed(self, ids: Array) -> Floats:
+        return np.concatenate([self._weight("embed", int(token), int(token) + 1) for token in ids])
+
+    def _replace(self, name: str, x: Floats, outputs: Mapping[str, Floats]) -> Floats:
+        gating = self._gatings.get(name)
+        if gating is None:
+            return x
+        signal = activate(outputs["gate"], self.architecture.activation) if gating.by_gate else x
+        return gating.keep(x, signal)
+
+
+def _run(sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> None:
+    """A helper's work: see `step.run`."""
+    run(thread, sizes, tables, buffers)
+
+
+def _load(weights: Weights, dtype: str, gatings: dict[str, Gating]) -> Model:
+    """The weights in memory, in the layouts that the gates want."""
+    layouts = dict.fromkeys(gatings, "columns")
+    extra = {}
+    for name, gating in gatings.items():
+        if gating.by_gate:
+            layouts[name.replace("down", "up")] = "rows"
+        extra |= {
+            f"{name}.{part}": value
+            for part, value in (("scale", gating.scale), ("shift", gating.shift))
+            if value is not None
+        }
+        if gating.shift is not None:
+            extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
+    return load_model(weights, dtype, layouts, extra)
+
+
+def _prepare(
+    model: Model, architecture: Architecture, threads: int, context: int, dtype: str, gatings: dict[str, Gating]
+) -> tuple[Sizes, Tables, Buffers]:
+    """What the compiled step reads and writes."""
+    table = model.arena.table
+    layers = layers_of(architecture, model.numbers, model.offsets)
+    thresholds = np.zeros(len(table), np.float32)
+    for name, gating in gatings.items():
+        i = model.numbers[name]
+        table[i, SELECTOR] = 1
+        thresholds[i] = gating.threshold
+        table[i, SCALE] = model.offsets.get(f"{name}.scale", -1)
+        table[i, SHIFT] = model.offsets.get(f"{name}.shift", -1)
+        table[i, OFFSET] = model.offsets.get(f"{name}.offset", -1)
+        if gating.by_gate:
+            layers[int(name.split(".")[0]), CHOSEN_BY_GATE] = 1
+        if gating.shift is not None:  # with the weights as they are stored
+            linear = model.arena.linears[i]
+            weight = np.empty((linear.outputs, linear.inputs), np.float32)
+            unpack(model.arena.data, table, i, 0, linear.outputs, weight)
+            model.vector(f"{name}.offset", linear.outputs)[:] = weight @ gating.shift
+    kinds = max(1, len(architecture.frequencies))
+    frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
+    exact = all(FORMATS[form] == "f32" for form in table[:, FORMAT])
+    keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.float16) for _ in range(2))
+    buffers = buffers_of(architecture, threads, table, keys, values)
+    return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers
+
+
+def _cache_memory(architecture: Architecture, context: int, dtype: Any) -> npt.NDArray[Any]:
+    """[layers, kv_heads, context, head_dim padded to 16] zeros. The system gives memory where something is written."""
+    shape = (architecture.layers, architecture.kv_heads, context, -(-architecture.head_dim // 16) * 16)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # one position of a head would take a whole one
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _found(name: str) -> str | Path:
+    """The GGUF file of a built-in model, fetched if need be; a path as it is."""
+    from sparseact.models.builtin import BUILTIN
+    from sparseact.models.fetching import cached_folder, fetch, gguf_path
+
+    if name in BUILTIN and not Path(name).exists():
+        if cached_folder(name) is None:
+            fetch(name)
+        return gguf_path(name)
+    return name
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(name: str, value: int | None, default: int, lowest: int, highest: int | None) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name}: {value!r} is not an integer")
+    if value < lowest or (highest is not None and value > highest):
+        wanted = f"at least {lowest}" if highest is None else f"between {lowest} and {highest}"
+        raise InputError(f"{name}: {value} is not {wanted}")
+    return int(value)
+
+
+def _tokens(ids: Any, vocabulary: int) -> npt.NDArray[np.int64]:
+    tokens = np.asarray(ids)
+    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+        raise InputError(f"the tokens must be a list of at least one integer, not {tokens.dtype} {tokens.shape}")
+    if tokens.min() < 0 or tokens.max() >= vocabulary:
+        raise InputError(f"tokens from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {vocabulary - 1}")
+    return tokens.astype(np.int64)

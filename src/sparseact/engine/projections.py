@@ -1,0 +1,147 @@
+"""One linear in compiled code, the part of one thread: dense by panels, or sparse by columns."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseact.engine.arena import (
+    BIAS,
+    INPUTS,
+    LAYOUT,
+    OFFSET,
+    OUTPUTS,
+    PADDED_INPUTS,
+    PADDED_OUTPUTS,
+    SCALE,
+    SELECTOR,
+    SHIFT,
+)
+from sparseact.engine.cache import compiled
+from sparseact.engine.columns import axpy_columns
+from sparseact.engine.formats import BLOCK, CHUNK, PANEL, PANELS
+from sparseact.engine.inputs import quantise_input
+from sparseact.engine.panels import dot_panels
+from sparseact.engine.tables import Buffers, Tables
+
+
+@compiled
+def share(n: int, thread: int, threads: int) -> tuple[int, int]:
+    """First and last of the n things that are a thread's."""
+    return n * thread // threads, n * (thread + 1) // threads
+
+
+@compiled
+def round_input(n: int, thread: int, buffers: Buffers) -> None:
+    """Make the first n numbers of the thread's x the input of the next dense linears: padded, and rounded as well."""
+    x = buffers.x[thread]
+    end = (n + CHUNK - 1) // CHUNK * CHUNK
+    for j in range(n, end):
+        x[j] = np.float32(0)
+    quantise_input(x, end, buffers.codes[thread], buffers.scales[thread], buffers.sums[thread])
+
+
+@compiled
+def project(i: int, thread: int, threads: int, dense: bool, tables: Tables, buffers: Buffers, out: Any) -> None:
+    """This thread's part of linear `i` of the input: its rows of out[0], or its columns' sum in out[thread].
+
+    Bias and offset are added by `gather`, once all threads are done. `dense`: all inputs are on.
+    """
+    if tables.linears[i, LAYOUT] == PANELS:
+        first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
+        dot_panels(
+            tables.arena,
+            tables.linears,
+            i,
+            first,
+            last,
+            buffers.x[thread],
+            buffers.codes[thread],
+            buffers.scales[thread],
+            buffers.sums[thread],
+            out[0],
+        )
+    else:
+        first, last = input_share(i, thread, threads, tables)
+        x = buffers.x[thread]
+        count = choose(i, x, x, first, last, dense, tables, buffers.masked[thread], buffers.active[thread])
+        add_columns(i, first, last, count, thread, tables, buffers, out[thread])
+
+
+@compiled
+def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
+    """First and last of the inputs of linear `i` that are a thread's: whole blocks."""
+    first, last = share(tables.linears[i, PADDED_INPUTS] // BLOCK, thread, threads)
+    return first * BLOCK, min(last * BLOCK, tables.linears[i, INPUTS])
+
+
+@compiled
+def choose(
+    i: int, x: Any, signal: Any, first: int, last: int, dense: bool, tables: Tables, masked: Any, active: Any
+) -> int:
+    """Which of the inputs first..last of linear `i` are on: |signal - shift| * scale > threshold.
+
+    Args:
+        x: the inputs.
+        signal: what decides; x itself, or act(gate) where x is not computed yet. The shift is x's too.
+        masked: written from first to last, x - shift where on, else 0.
+        active: numbers of the inputs that are on; written from 0 on.
+
+    Returns:
+        How many are on.
+    """
+    row = tables.linears[i]
+    scale, shift = row[SCALE], row[SHIFT]
+    threshold = tables.thresholds[i]
+    everything = dense or row[SELECTOR] == 0
+    count = 0
+    for j in range(first, last):
+        score, value = signal[j], x[j]
+        if shift >= 0:
+            score -= tables.vectors[shift + j]
+            value -= tables.vectors[shift + j]
+        score = abs(score)
+        if scale >= 0:
+            score *= tables.vectors[scale + j]
+        on = everything or score > threshold
+        masked[j] = value if on else np.float32(0)
+        active[count] = j
+        count += 1 if on else 0
+    return count
+
+
+@compiled
+def add_columns(i: int, first: int, last: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
+    """y = the columns of linear `i` that `choose` found on among the inputs first..last, each times its masked input."""
+    for j in range(tables.linears[i, PADDED_OUTPUTS]):
+        y[j] = np.float32(0)
+    masked = buffers.masked[thread]
+    end = (last + BLOCK - 1) // BLOCK * BLOCK
+    for j in range(last, end):
+        masked[j] = np.float32(0)
+    codes, scales = buffers.masked_codes[thread], buffers.masked_scales[thread]
+    quantise_input(
+        masked[first:], max(0, last - first), codes[first:], scales[first // BLOCK :], buffers.masked_sums[thread]
+    )
+    buffers.counts[thread, i] += count
+    accumulators = buffers.accumulators[thread]
+    active = buffers.active[thread]
+    axpy_columns(tables.arena, tables.linears, i, active, 0, count, masked, codes, scales, accumulators, y)
+
+
+@compiled
+def gather(i: int, first: int, last: int, threads: int, tables: Tables, out: Any, y: Any) -> None:
+    """y[: last - first] = outputs first..last of linear `i`: the threads' parts, offset and bias. y may be out[0]."""
+    row = tables.linears[i]
+    parts = 1 if row[LAYOUT] == PANELS else threads
+    bias, offset = row[BIAS], row[OFFSET]
+    for j in range(first, last):
+        y[j - first] = out[0, j]
+    for part in range(1, parts):
+        for j in range(first, last):
+            y[j - first] += out[part, j]
+    if bias >= 0:
+        for j in range(first, last):
+            y[j - first] += tables.vectors[bias + j]
+    if offset >= 0:
+        for j in range(first, last):
+            y[j - first] += tables.vectors[offset + j]
