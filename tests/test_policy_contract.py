@@ -1,6 +1,6 @@
 """The contract that every policy keeps, on tiny models of several families; and that it can be broken."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.policies import POLICIES, TEAL, Recipe, known_policies, make_policy, named, summary
+from sparseact.testing import FAMILIES as ALL_FAMILIES
 from sparseact.testing import check_policy, tiny_model, tiny_tokenizer
 
 FAMILIES = ("llama", "phi", "gemma3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "opt")))
@@ -16,6 +17,7 @@ FAMILIES = ("llama", "phi", "gemma3", *(pytest.param(name, marks=pytest.mark.slo
 
 UNGATED = ("phi", "gpt2", "opt")
 NEEDS_AN_UP_PROJECTION = ("chess", "countdown")
+GATE_THE_HEAD = [name for name, policy in POLICIES.items() if "lm_head" in {field.name for field in fields(policy)}]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -27,6 +29,17 @@ def test_a_policy_keeps_the_contract(name, family):
             check_policy(policy, model, tiny_tokenizer())
     else:
         check_policy(policy, model, tiny_tokenizer())
+
+
+@pytest.mark.parametrize("name", GATE_THE_HEAD)
+def test_a_policy_that_gates_the_head_too_keeps_the_contract(name):
+    check_policy(POLICIES[name](sparsity=0.5, lm_head=True), tiny_model("gemma3"), tiny_tokenizer())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_the_contract_holds_with_the_head_in_every_family(family):
+    check_policy(POLICIES["sparseact"](sparsity=0.5, lm_head=True), tiny_model(family), tiny_tokenizer())
 
 
 @pytest.mark.parametrize("name", POLICIES)
