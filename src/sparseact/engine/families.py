@@ -115,15 +115,13 @@ def _sizes(config: _Config) -> dict[str, Any]:
 def _rotary(config: _Config, by_kind: Mapping[str, Mapping[str, Any]], kinds: list[str]) -> dict[str, Any]:
     """How layers of these kinds rotate, from the parameters of each kind."""
     if not set(by_kind).issuperset(kinds):
-        raise InputError(
-            f"{config.where}: rope_parameters has {', '.join(by_kind)}, but layers are {sorted(set(kinds))}"
-        )
+        raise InputError(f"{config.where}: rope_parameters lacks one of the layers' kinds {sorted(set(kinds))}")
     head_dim = _sizes(config)["head_dim"]
     share = next(iter(by_kind.values())).get("partial_rotary_factor", 1.0)
     rotary_dim = int(head_dim * share)
     if rotary_dim < 2 or rotary_dim % 2:
         raise InputError(f"{config.where}: {share!r} of {head_dim} dimensions of a head cannot rotate in pairs")
-    names = list(by_kind)
+    names = sorted(by_kind)
     return {
         "rotary_dim": rotary_dim,
         "frequencies": tuple(frequencies(by_kind[name], rotary_dim, where=config.where) for name in names),
@@ -202,7 +200,9 @@ def _gemma2(config: _Config) -> Architecture:
     return replace(
         _gemma(config, kinds),
         **_one_rotation(config),
-        attention_softcap=config.number("attn_logit_softcapping", 0.0),
+        # Absent means the default of the family, null means none.
+        attention_softcap=config.values.get("attn_logit_softcapping", 50.0) or 0.0,
+        final_softcap=config.values.get("final_logit_softcapping", 30.0) or 0.0,
     )
 
 

@@ -66,7 +66,7 @@ def read_header(path: Path) -> Header:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except InputError:
         raise
-    except (struct.error, KeyError, UnicodeDecodeError, ValueError) as error:
+    except (ArithmeticError, KeyError, ValueError, struct.error) as error:
         raise InputError(f"{path}: this GGUF file is cut short or damaged") from error
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from sparseact.engine.architecture import Architecture, Norm
 from sparseact.engine.formats import Array, Floats
 from sparseact.engine.neurons import activate
+from sparseact.engine.weights import Weights
 from sparseact.errors import InputError
 
 CHUNK = 256
@@ -18,7 +19,8 @@ CHUNK = 256
 HEAD_ROWS = 16384
 """Tokens of the vocabulary whose logits are computed at once."""
 
-Outputs = Mapping[str, Floats]
+Replace = Callable[[str, Floats, Mapping[str, Floats]], Floats]
+"""(name, input [tokens, inputs], the layer's outputs so far by short name) -> what the linear sees."""
 
 
 class Linear(Protocol):
@@ -57,15 +59,27 @@ class Forward:
         linear: weights by canonical name; each is asked for once in a prefill.
         vectors: norms, biases and learned positions by canonical name.
         embed: rows [tokens, hidden] of the embedding.
-        replace: what a linear sees instead of its input, for sparse runs: (name, x [tokens, inputs], outputs of
-            the layer's linears so far by short name) -> x. Called for every linear of the layers, not for the head.
+        replace: what the linears of the layers see instead of their input, for sparse runs.
     """
 
     architecture: Architecture
     linear: Linear
     vectors: Mapping[str, Floats]
     embed: Callable[[Array], Floats]
-    replace: Callable[[str, Floats, Outputs], Floats] | None = None
+    replace: Replace | None = None
+
+    @classmethod
+    def reading(cls, weights: Weights, replace: Replace | None = None) -> Forward:
+        """A forward in float32 that reads each weight from its source when it needs it: the reference."""
+        shapes = weights.architecture.shapes()
+        vectors = {name: weights.floats(name) for name in weights.names if len(shapes[name]) == 1}
+        if "positions" in weights:
+            vectors["positions"] = weights.floats("positions")
+
+        def embed(ids: Array) -> Floats:
+            return np.concatenate([weights.floats("embed", token, token + 1) for token in ids.tolist()])
+
+        return cls(weights.architecture, weights.floats, vectors, embed, replace)
 
     def prefill(self, ids: Sequence[int] | Array, cache: Cache) -> Floats:
         """Run tokens that follow those in the cache, and add them to it.
@@ -117,7 +131,7 @@ class Forward:
             raise InputError(f"the tokens must be a list of at least one integer, not {tokens.dtype} {tokens.shape}")
         if tokens.min() < 0 or tokens.max() >= self.architecture.vocabulary:
             raise InputError(
-                f"tokens from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {self.architecture.vocabulary - 1}"
+                f"tokens from {tokens.min()} to {tokens.max()}, but the vocabulary has {self.architecture.vocabulary}"
             )
         positions = cache.keys.shape[2]
         if not self.architecture.rotary_dim:
@@ -207,7 +221,7 @@ class _Layer:
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Heads [tokens, heads, head_dim] with the pairs (i, i + rotary_dim / 2) rotated; cos, sin [tokens, rotary_dim / 2]."""
+    """Heads [tokens, heads, head_dim] with the pairs (i, i + rotary_dim / 2) rotated by [tokens, rotary_dim / 2]."""
     half = cos.shape[-1]
     cos, sin = cos[:, None], sin[:, None]
     left, right = x[..., :half], x[..., half : 2 * half]
@@ -215,5 +229,5 @@ def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:
 
 
 def softcap(x: Floats, cap: float) -> Floats:
-    """cap * tanh(x / cap); x itself if the cap is 0 (Gemma 2)."""
+    """Bounded to cap * tanh(x / cap); x itself if the cap is 0 (Gemma 2)."""
     return np.float32(cap) * np.tanh(x / np.float32(cap)) if cap else x

@@ -43,7 +43,7 @@ def frequencies(parameters: Mapping[str, Any], rotary_dim: int, *, where: str) -
         )
     # float32 as transformers computes them, so that far positions get the same angles.
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    plain = (1.0 / np.float32(parameters["rope_theta"]) ** exponents).astype(np.float32)
+    plain: Any = (1.0 / np.float32(parameters["rope_theta"]) ** exponents).astype(np.float32)
     if kind == "linear":
         plain = plain / np.float32(parameters["factor"])
     elif kind == "factors":

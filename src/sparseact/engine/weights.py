@@ -13,7 +13,8 @@ import numpy as np
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.families import read_config
 from sparseact.engine.formats import Array, Floats, Quantised, dequantise
-from sparseact.engine.gguf_file import GGUFTensors, gguf_config, gguf_naming
+from sparseact.engine.gguf_config import gguf_config, gguf_naming
+from sparseact.engine.gguf_file import GGUFTensors
 from sparseact.engine.places import Place, find_places, transformers_naming
 from sparseact.engine.safetensors_file import SafetensorsFolder
 from sparseact.errors import InputError
