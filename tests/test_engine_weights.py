@@ -89,7 +89,7 @@ def write_gguf(path, model, family, quantised="Q8_0"):
             continue
         module, _, suffix = name.rpartition(".")
         transposed = family == "gpt2" and tensor.ndim == 2 and ".h." in name
-        values = np.array(tensor.T if transposed else tensor, order="C")
+        values = np.ascontiguousarray((tensor.T if transposed else tensor).numpy()).copy()
         raw = gguf.GGMLQuantizationType[quantised if values.ndim == 2 and values.shape[1] % 32 == 0 else "F32"]
         held = gguf.quants.dequantize(gguf.quants.quantize(values, raw), raw).reshape(values.shape)
         tensor.copy_(torch.as_tensor(held.T if transposed else held))

@@ -86,7 +86,7 @@ class Forward:
 
         Args:
             ids: at least one token.
-            cache: is filled from `cache.length` on, which grows by their number. Unchanged if this raises.
+            cache: is filled from `cache.length` on, which grows by their number.
 
         Returns:
             [tokens, hidden], after the last norm: what the head of the model reads.
