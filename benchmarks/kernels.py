@@ -63,7 +63,8 @@ def _measure(form: str, layout: str, density: float, options: argparse.Namespace
         if n >= 2 and cpu / wall > UNDISTURBED:
             samples.append(wall)
     best, median = np.min(samples), np.median(samples)
-    read = size * density
+    # The scales of a block along the inputs serve all its columns: those of the layout columns are read whole.
+    read = linear.shape.codes * density + (size - linear.shape.codes) * (1 if layout == "columns" else density)
     print(
         f"{form:7} {layout:9} {density:7.2f} {read / best:9.1f} {read / median:8.1f} {best / 1e3:9.1f} "
         f"{len(samples):6d} of {options.calls}",

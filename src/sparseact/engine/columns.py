@@ -70,102 +70,118 @@ def axpy_columns(
 
 @compiled
 def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
+    ahead = _ahead(4 * rows)
     for at in range(first, last, 4):
-        c0, c1, c2, c3 = _four(active, at, last)
-        p0, p1, p2, p3 = _four(active, min(at + 4, last - 1), last)
+        c0, c1, c2, c3 = _starts(_four(active, at, last), codes, 4 * rows)
+        p0, p1, p2, p3 = _starts(_four(active, min(at + ahead, last - 1), last), codes, 4 * rows)
         x0, x1, x2, x3 = _inputs_of(x, active, at, last)
-        a, b, c, d = splat_f32(x0), splat_f32(x1), splat_f32(x2), splat_f32(x3)
-        for r in range(0, rows, 16):
-            w = codes + 4 * r
-            value = load_f32(y, r)
-            value = fma(load_f32(arena, w + 4 * rows * c0), a, value)
-            value = fma(load_f32(arena, w + 4 * rows * c1), b, value)
-            value = fma(load_f32(arena, w + 4 * rows * c2), c, value)
-            value = fma(load_f32(arena, w + 4 * rows * c3), d, value)
+        for r in range(0, rows, LANES):
+            w = 4 * r
+            value = fma(load_f32(arena, c0 + w), splat_f32(x0), load_f32(y, r))
+            value = fma(load_f32(arena, c1 + w), splat_f32(x1), value)
+            value = fma(load_f32(arena, c2 + w), splat_f32(x2), value)
+            value = fma(load_f32(arena, c3 + w), splat_f32(x3), value)
             store_f32(y, r, value)
-            _prefetch_four(arena, w + 4 * rows * p0, w + 4 * rows * p1, w + 4 * rows * p2, w + 4 * rows * p3)
+            _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
 
 
 @compiled
 def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
+    ahead = _ahead(2 * rows)
     for at in range(first, last, 4):
-        c0, c1, c2, c3 = _four(active, at, last)
-        p0, p1, p2, p3 = _four(active, min(at + 4, last - 1), last)
+        c0, c1, c2, c3 = _starts(_four(active, at, last), codes, 2 * rows)
+        p0, p1, p2, p3 = _starts(_four(active, min(at + ahead, last - 1), last), codes, 2 * rows)
         x0, x1, x2, x3 = _inputs_of(x, active, at, last)
-        a, b, c, d = splat_f32(x0), splat_f32(x1), splat_f32(x2), splat_f32(x3)
-        for r in range(0, rows, 16):
-            w = codes + 2 * r
-            value = load_f32(y, r)
-            value = fma(load_bf16(arena, w + 2 * rows * c0), a, value)
-            value = fma(load_bf16(arena, w + 2 * rows * c1), b, value)
-            value = fma(load_bf16(arena, w + 2 * rows * c2), c, value)
-            value = fma(load_bf16(arena, w + 2 * rows * c3), d, value)
+        for r in range(0, rows, LANES):
+            w = 2 * r
+            value = fma(load_bf16(arena, c0 + w), splat_f32(x0), load_f32(y, r))
+            value = fma(load_bf16(arena, c1 + w), splat_f32(x1), value)
+            value = fma(load_bf16(arena, c2 + w), splat_f32(x2), value)
+            value = fma(load_bf16(arena, c3 + w), splat_f32(x3), value)
             store_f32(y, r, value)
-            if r % 32 == 0:
-                _prefetch_four(arena, w + 2 * rows * p0, w + 2 * rows * p1, w + 2 * rows * p2, w + 2 * rows * p3)
+            if w % LINE == 0:
+                _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
 
 
 @compiled
 def _axpy_blocks(
     arena: Any, table: Any, i: int, active: Any, first: int, last: int, aq: Any, ascale: Any, acc: Any, y: Any
 ) -> None:
-    form, rows, codes = table[i, FORMAT], table[i, PADDED_OUTPUTS], table[i, CODES]
-    width = rows if form == Q8 else rows // 2
+    form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
+    ahead = _ahead(rows if form == Q8 else rows // 2)
     at = first
     while at < last:
         g = active[at] // BLOCK
+        _prefetch_scales(arena, table, i, g)
         stop = at + 1
         while stop < last and active[stop] // BLOCK == g:
             stop += 1
         asum = 0
-        while at < stop:
-            c0, c1, c2, c3 = _four(active, at, stop)
-            p0, p1, p2, p3 = _four(active, min(at + 4, last - 1), last)
-            a0, a1, a2, a3 = _inputs_of(aq, active, at, stop)
-            asum += a0 + a1 + a2 + a3
-            a = splat_bytes(a0, a1, a2, a3)
-            c0, c1, c2, c3 = codes + c0 * width, codes + c1 * width, codes + c2 * width, codes + c3 * width
-            p0, p1, p2, p3 = codes + p0 * width, codes + p1 * width, codes + p2 * width, codes + p3 * width
+        for k in range(at, stop, 4):
+            columns, later = _four(active, k, stop), _four(active, min(k + ahead, last - 1), last)
+            inputs = _inputs_of(aq, active, k, stop)
+            asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
             if form == Q8:
-                for r in range(0, rows, CHUNK):
-                    _dot_four(
-                        load_bytes(arena, c0 + r),
-                        load_bytes(arena, c1 + r),
-                        load_bytes(arena, c2 + r),
-                        load_bytes(arena, c3 + r),
-                        a,
-                        acc,
-                        r,
-                    )
-                    _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
+                _add_four_q8(arena, table[i, CODES], rows, columns, later, inputs, acc)
             else:
-                for r in range(0, rows, CHUNK):
-                    h = r // 2
-                    _dot_four(
-                        load_nibbles(arena, c0 + h),
-                        load_nibbles(arena, c1 + h),
-                        load_nibbles(arena, c2 + h),
-                        load_nibbles(arena, c3 + h),
-                        a,
-                        acc,
-                        r,
-                    )
-                    if h % LINE == 0:
-                        _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
-            at += 4
+                _add_four_q4(arena, table[i, CODES], rows, columns, later, inputs, acc)
+        _finish_block(arena, table, i, g, asum, ascale[g], acc, y)
         at = stop
-        bias = splat_i32(-128 * asum if form == Q8 else -8 * asum if form == Q4 else 0)
-        scale = splat_f32(ascale[g])
-        scales = table[i, SCALES] + 2 * g * rows
-        for r in range(0, rows, LANES):
-            product = to_f32(add_i32(load_i32(acc, r), bias))
-            store_i32(acc, r, splat_i32(0))
-            store_f32(y, r, fma(product, multiply(load_f16(arena, scales + 2 * r), scale), load_f32(y, r)))
+
+
+@compiled
+def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
+    """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
+    c0, c1, c2, c3 = _starts(columns, codes, rows)
+    p0, p1, p2, p3 = _starts(later, codes, rows)
+    a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
+    for r in range(0, rows, CHUNK):
+        w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
+        w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
+        _dot_four(w0, w1, w2, w3, a, acc, r)
+        _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
+
+
+@compiled
+def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
+    """As for q8; 32 bytes of a column are 64 rows."""
+    c0, c1, c2, c3 = _starts(columns, codes, rows // 2)
+    p0, p1, p2, p3 = _starts(later, codes, rows // 2)
+    a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
+    for r in range(0, rows, CHUNK):
+        h = r // 2
+        w0, w1 = load_nibbles(arena, c0 + h), load_nibbles(arena, c1 + h)
+        w2, w3 = load_nibbles(arena, c2 + h), load_nibbles(arena, c3 + h)
+        _dot_four(w0, w1, w2, w3, a, acc, r)
+        if h % LINE == 0:
+            _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
+
+
+@compiled
+def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
+    """Add the sums of block g to y, times the scales, and put zeros in their place."""
+    form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
+    scales, mins = table[i, SCALES] + 2 * g * rows, table[i, MINS] + 2 * g * rows
+    # Codes are stored with a constant added; what it adds to a sum is taken off.
+    bias = splat_i32(-128 * asum if form == Q8 else -8 * asum if form == Q4 else 0)
+    scale, weight = splat_f32(ascale), splat_f32(ascale * asum)
+    for r in range(0, rows, LANES):
+        product = to_f32(add_i32(load_i32(acc, r), bias))
+        store_i32(acc, r, splat_i32(0))
+        value = fma(product, multiply(load_f16(arena, scales + 2 * r), scale), load_f32(y, r))
         if form == Q4M:
-            mins = table[i, MINS] + 2 * g * rows
-            weight = splat_f32(ascale[g] * asum)
-            for r in range(0, rows, LANES):
-                store_f32(y, r, fma(load_f16(arena, mins + 2 * r), weight, load_f32(y, r)))
+            value = fma(load_f16(arena, mins + 2 * r), weight, value)
+        store_f32(y, r, value)
+
+
+@compiled
+def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
+    """Ask for the scales of block g: they are wanted when its columns have been read."""
+    rows = table[i, PADDED_OUTPUTS]
+    for r in range(0, 2 * rows, LINE):
+        prefetch(arena, table[i, SCALES] + 2 * g * rows + r)
+        if table[i, FORMAT] == Q4M:
+            prefetch(arena, table[i, MINS] + 2 * g * rows + r)
 
 
 @compiled
@@ -180,7 +196,20 @@ def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> N
 
 
 @compiled
-def _four(active: Any, at: int, stop: int) -> tuple[int, int, int, int]:
+def _ahead(width: int) -> int:
+    """How many active columns ahead to ask for one: about 8 KiB, which come in the time that memory takes to answer."""
+    return min(max(8192 // width // 4 * 4, 4), 24)
+
+
+@compiled
+def _starts(columns: Any, codes: int, width: int) -> tuple[int, int, int, int]:
+    """Where columns start in the arena."""
+    c0, c1, c2, c3 = columns
+    return codes + c0 * width, codes + c1 * width, codes + c2 * width, codes + c3 * width
+
+
+@compiled
+def _four(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     """The four inputs from place `at` on; the last one over and over beyond the end."""
     end = stop - 1
     return (

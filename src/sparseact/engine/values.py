@@ -10,7 +10,6 @@ from sparseact.engine.arena import (
     INPUTS,
     LAYOUT,
     MINS,
-    OUTPUTS,
     PADDED_INPUTS,
     PADDED_OUTPUTS,
     SCALES,
@@ -18,7 +17,6 @@ from sparseact.engine.arena import (
 from sparseact.engine.cache import compiled
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8
 from sparseact.engine.simd import bf16_at, f16_at, f32_at
-
 
 HALF = BLOCK // 2
 """Inputs whose places follow one rule: those of a block that are low nibbles, and those that are high."""
