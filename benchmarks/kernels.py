@@ -20,7 +20,7 @@ import numpy as np
 
 from sparseact.engine.arena import CODES, MINS, SCALES, Arena, Linear
 from sparseact.engine.columns import axpy_columns
-from sparseact.engine.formats import FORMATS, PANEL
+from sparseact.engine.formats import FORMATS, PANEL, shape_of
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.rows import dot_rows
@@ -85,6 +85,11 @@ def _random_arena(linears: list[Linear]) -> Arena:
             codes.view(np.uint16)[:] = 0x3F80
         else:
             codes[:] = rng.integers(0, 256, shape.codes, np.uint8)
+        if linear.layout == "rows" and linear.format[0] == "q":
+            # A row's scales follow its codes.
+            whole = shape_of(linear.format, "panels", linear.outputs, shape.padded_inputs)
+            width = whole.codes // whole.padded_outputs
+            codes.reshape(linear.outputs, -1)[:, width:].view(np.float16)[:] = 1
         for field, part in ((SCALES, shape.scales), (MINS, shape.mins)):
             arena.data[row[field] : row[field] + part].view(np.float16)[:] = 1
     return arena

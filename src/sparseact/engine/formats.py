@@ -79,7 +79,8 @@ class Quantised:
 class Shape:
     """What a linear takes in the arena: padded sizes, and bytes of its codes, scales and minimums.
 
-    `scales` and `mins` are 0 for formats without them.
+    `scales` and `mins` are 0 for formats without them, and in the layout `rows`, where each row's
+    scales and minimums follow its codes.
     """
 
     padded_outputs: int
@@ -93,8 +94,12 @@ def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # n
     """Sizes of a linear [outputs, inputs] in a format and a layout."""
     rows = _up(outputs, {"panels": PANEL, "columns": CHUNK, "rows": 1}[layout])
     columns = _up(inputs, CHUNK if layout == "rows" else BLOCK)
+    codes = rows * columns * _BITS[format] // 8
     scales = 2 * rows * columns // BLOCK if format[0] == "q" else 0
-    return Shape(rows, columns, rows * columns * _BITS[format] // 8, scales, scales if format == "q4m" else 0)
+    mins = scales if format == "q4m" else 0
+    if layout == "rows":
+        codes, scales, mins = codes + scales + mins, 0, 0
+    return Shape(rows, columns, codes, scales, mins)
 
 
 def quantise(weights: Floats, format: str) -> Quantised:  # noqa: A002

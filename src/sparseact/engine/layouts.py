@@ -4,7 +4,8 @@ panels   16 rows interleaved, so that the lanes of a vector are rows and no sum 
          linears of which every row is wanted.
 columns  the transpose: the weights of one input lie together, so that an input that is off costs
          nothing. Blocks stay those along the inputs; nothing is quantised anew.
-rows     one row after another: for linears of which some rows are wanted.
+rows     one row after another, its codes, then its scales and minimums: for linears of which some rows
+         are wanted.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,12 @@ def pack(weights: Quantised, layout: str) -> Packed:
         else _bytes(order_scales(_padded(part, shape.padded_outputs, shape.padded_inputs // BLOCK)))
         for part in (weights.scales, weights.mins)
     )
-    return Packed(_bytes(order(codes, weights.format)), scales, mins)
+    packed = _bytes(order(codes, weights.format))
+    if layout == "rows":
+        # One place to read a row from, not three.
+        parts = [part.reshape(weights.outputs, -1) for part in (packed, scales, mins) if part is not None]
+        return Packed(_bytes(np.concatenate(parts, axis=1)), None, None)
+    return Packed(packed, scales, mins)
 
 
 def _panels(codes: Array, format: str) -> Array:  # noqa: A002

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.arena import CODES, FORMAT, MINS, PADDED_INPUTS, SCALES
+from sparseact.engine.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.cache import compiled
 from sparseact.engine.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 from sparseact.engine.simd import (
@@ -50,7 +50,7 @@ def dot_rows(
         y: float32, as long as `rows`.
     """
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
-    width = inputs * 4 if form == F32 else inputs * 2 if form == BF16 else inputs if form == Q8 else inputs // 2
+    width = width_of_row(form, inputs)
     for k in range(first, last, 4):
         # Four rows at a time share what is made of the inputs; beyond the end, the last row again.
         four = np.int64(rows[k]), _row(rows, k + 1, last), _row(rows, k + 2, last), _row(rows, k + 3, last)
@@ -71,6 +71,17 @@ def dot_rows(
             y[k + 2] = total(sums[2])
         if k + 3 < last:
             y[k + 3] = total(sums[3])
+
+
+@compiled
+def width_of_row(form: int, inputs: int) -> int:
+    """Bytes from one row to the next: its codes, scales and minimums."""
+    if form == F32:
+        return inputs * 4
+    if form == BF16:
+        return inputs * 2
+    scales = inputs // BLOCK * 2
+    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
 
 
 @compiled
@@ -107,37 +118,35 @@ def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
 @compiled
 def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any, ascale: Any, asum: Any) -> Any:
     """Two blocks at a time: one in the first eight lanes, one in the last."""
-    form, blocks = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK
-    r0, r1, r2, r3 = four
+    form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
+    codes = table[i, CODES]
+    scales = codes + (inputs if form == Q8 else inputs // 2)
+    mins = scales + inputs // BLOCK * 2
+    r0, r1, r2, r3 = four[0] * width, four[1] * width, four[2] * width, four[3] * width
     a = b = c = d = splat_f32(0.0)
     # What was added to the stored codes is taken off at the start of the sums; eight lanes share it.
     bias = -16 if form == Q8 else -1 if form == Q4 else 0
-    for g in range(0, blocks, 2):
-        w = table[i, CODES] + g * (BLOCK if form == Q8 else BLOCK // 2)
-        s = table[i, SCALES] + 2 * g
+    for g in range(0, inputs // BLOCK, 2):
+        w = codes + g * (BLOCK if form == Q8 else BLOCK // 2)
+        s = scales + 2 * g
         v, start = load_bytes(aq, g * BLOCK), splat_halves_i32(bias * asum[g], bias * asum[g + 1])
         scale = splat_halves_f32(ascale, g)
-        a = fma(_dot(arena, form, w + r0 * width, v, start), _scale(arena, s + 2 * r0 * blocks, scale), a)
-        b = fma(_dot(arena, form, w + r1 * width, v, start), _scale(arena, s + 2 * r1 * blocks, scale), b)
-        c = fma(_dot(arena, form, w + r2 * width, v, start), _scale(arena, s + 2 * r2 * blocks, scale), c)
-        d = fma(_dot(arena, form, w + r3 * width, v, start), _scale(arena, s + 2 * r3 * blocks, scale), d)
+        a = fma(_dot(arena, form, w + r0, v, start), multiply(splat_halves_f16(arena, s + r0), scale), a)
+        b = fma(_dot(arena, form, w + r1, v, start), multiply(splat_halves_f16(arena, s + r1), scale), b)
+        c = fma(_dot(arena, form, w + r2, v, start), multiply(splat_halves_f16(arena, s + r2), scale), c)
+        d = fma(_dot(arena, form, w + r3, v, start), multiply(splat_halves_f16(arena, s + r3), scale), d)
         if form == Q4M:
-            m = table[i, MINS] + 2 * g
-            # An eighth of the block's sum in each of its eight lanes.
-            weight = splat_f32(0.125)
-            weight = multiply(multiply(scale, weight), to_f32(splat_halves_i32(asum[g], asum[g + 1])))
-            a = fma(splat_halves_f16(arena, m + 2 * r0 * blocks), weight, a)
-            b = fma(splat_halves_f16(arena, m + 2 * r1 * blocks), weight, b)
-            c = fma(splat_halves_f16(arena, m + 2 * r2 * blocks), weight, c)
-            d = fma(splat_halves_f16(arena, m + 2 * r3 * blocks), weight, d)
+            m = mins + 2 * g
+            # The minimum counts once for each unit of the inputs' sum; its eight lanes have an eighth each.
+            eighth = multiply(scale, splat_f32(0.125))
+            weight = multiply(eighth, to_f32(splat_halves_i32(asum[g], asum[g + 1])))
+            a = fma(splat_halves_f16(arena, m + r0), weight, a)
+            b = fma(splat_halves_f16(arena, m + r1), weight, b)
+            c = fma(splat_halves_f16(arena, m + r2), weight, c)
+            d = fma(splat_halves_f16(arena, m + r3), weight, d)
     return a, b, c, d
 
 
 @compiled
 def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
     return to_f32(dot_bytes(start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))
-
-
-@compiled
-def _scale(arena: Any, at: int, scale: Any) -> Any:
-    return multiply(splat_halves_f16(arena, at), scale)

@@ -15,7 +15,8 @@ from sparseact.engine.arena import (
     SCALES,
 )
 from sparseact.engine.cache import compiled
-from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8
+from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8, ROWS
+from sparseact.engine.rows import width_of_row
 from sparseact.engine.simd import bf16_at, f16_at, f32_at
 
 HALF = BLOCK // 2
@@ -34,15 +35,15 @@ def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
         out: float32 [inputs]; written.
     """
     form, inputs = table[i, FORMAT], table[i, INPUTS]
-    codes, scales, mins = table[i, CODES], table[i, SCALES], table[i, MINS]
+    codes = table[i, CODES]
     bias = np.float32(128 if form == Q8 else 8 if form == Q4 else 0)
     for j in range(0, inputs, HALF):
         start, unit, step, shift = _places(table, i, row, j)
         scale, least = np.float32(1), np.float32(0)
         if form not in (F32, BF16):
-            at = 2 * _place_of_scale(table, i, row, j // BLOCK)
-            scale = f16_at(arena, scales + at)
-            least = f16_at(arena, mins + at) if form == Q4M else least
+            at_scale, at_min = _places_of_scale(table, i, row, j // BLOCK)
+            scale = f16_at(arena, at_scale)
+            least = f16_at(arena, at_min) if form == Q4M else least
         for k in range(min(HALF, inputs - j)):
             place = start + k // unit * step + k % unit
             if form == F32:
@@ -88,15 +89,19 @@ def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
             return j * outputs // 2 + row // CHUNK * half + within % half, 1, outputs // 2, within // half * 4
         return j * outputs + row // CHUNK * CHUNK + within, 1, outputs, 0
     if nibbles:
-        return row * inputs // 2 + j // CHUNK * BLOCK + j % BLOCK, 1, 1, j % CHUNK // BLOCK * 4
-    return row * inputs + j, 1, 1, 0
+        return row * width_of_row(form, inputs) + j // CHUNK * BLOCK + j % BLOCK, 1, 1, j % CHUNK // BLOCK * 4
+    return row * (width_of_row(form, inputs) if form == Q8 else inputs) + j, 1, 1, 0
 
 
 @compiled
-def _place_of_scale(table: Any, i: int, row: int, g: int) -> int:
+def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
+    """Where the scale and the minimum of a row's block g lie in the arena."""
     layout, blocks = table[i, LAYOUT], table[i, PADDED_INPUTS] // BLOCK
-    if layout == PANELS:
-        return (row // PANEL * blocks + g) * PANEL + row % PANEL
-    if layout == COLUMNS:
-        return g * table[i, PADDED_OUTPUTS] + row
-    return row * blocks + g
+    if layout == ROWS:
+        form = table[i, FORMAT]
+        start = table[i, CODES] + row * width_of_row(form, blocks * BLOCK)
+        scale = start + blocks * (BLOCK if form == Q8 else BLOCK // 2) + 2 * g
+        return scale, scale + 2 * blocks
+    in_panel = (row // PANEL * blocks + g) * PANEL + row % PANEL
+    at = in_panel if layout == PANELS else g * table[i, PADDED_OUTPUTS] + row
+    return table[i, SCALES] + 2 * at, table[i, MINS] + 2 * at
