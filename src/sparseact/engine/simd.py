@@ -28,21 +28,33 @@ _V_I32, _V_I16, _V_I8 = (ir.VectorType(kind, LANES) for kind in (_I32, _I16, _I8
 _V_BYTES = ir.VectorType(_I8, 64)
 
 
-def _vector_type(name: str, kind: ir.Type) -> Any:
-    """A Numba type that is one LLVM vector and nothing else."""
-    cls = type(name, (types.Type,), {})
+class F32x16(types.Type):
+    """Numba's type of 16 float32 in a vector."""
 
-    @register_default(cls)
+
+class I32x16(types.Type):
+    """Numba's type of 16 int32 in a vector."""
+
+
+class U8x64(types.Type):
+    """Numba's type of 64 bytes in a vector."""
+
+
+def _as_vector(numba_type: Any, kind: ir.Type) -> Any:
+    """The type, which is one LLVM vector and nothing else."""
+
+    @register_default(type(numba_type))
     class _Model(models.PrimitiveModel):
         def __init__(self, manager: Any, frontend: Any) -> None:
             super().__init__(manager, frontend, kind)
 
-    return cls(name=name)
+    return numba_type
 
 
-f32x16 = _vector_type("f32x16", _V_F32)
-i32x16 = _vector_type("i32x16", _V_I32)
-u8x64 = _vector_type("u8x64", _V_BYTES)
+# Classes with names in this module: kept code of another process refers to them by name.
+f32x16 = _as_vector(F32x16("f32x16"), _V_F32)
+i32x16 = _as_vector(I32x16("i32x16"), _V_I32)
+u8x64 = _as_vector(U8x64("u8x64"), _V_BYTES)
 
 
 class Emitter:
