@@ -82,7 +82,7 @@ class Engine:
         sizes, tables, buffers = _prepare(self._model, self.architecture, self.threads, self.context, dtype, self._gatings)
         self._tables, self._buffers = tables, buffers
         size = self.architecture.head_dim
-        self._cache = Cache(buffers.keys[..., :size], buffers.values[..., :size])
+        self._cache = Cache(*(_numbers(part)[..., :size] for part in (buffers.keys, buffers.values)))
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._steps = 0
         self._lead = partial(run, 0, sizes, tables, buffers)
@@ -217,6 +217,12 @@ class Engine:
         arena, numbers = self._model.arena, self._model.numbers
         return sum(share * arena.bytes_of(numbers[name]) for name, share in self.density().items())
 
+    def gated_bytes(self) -> dict[str, int]:
+        """Bytes of each linear of which the recipe leaves some out, by canonical name."""
+        arena = self._model.arena
+        gated = [name for name, i in self._model.numbers.items() if arena.table[i, LAYOUT] != PANELS]
+        return {name: arena.bytes_of(self._model.numbers[name]) for name in gated}
+
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
         return int(self._model.arena.data.nbytes + self._model.vectors.nbytes)
@@ -334,19 +340,24 @@ def _prepare(
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
     tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
     exact = all(FORMATS[form] == "f32" for form in table[:, FORMAT])
-    keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.float16) for _ in range(2))
+    keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
     buffers = buffers_of(architecture, threads, table, keys, values)
     return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers
 
 
 def _cache_memory(architecture: Architecture, context: int, dtype: Any) -> npt.NDArray[Any]:
-    """[layers, kv_heads, context, head_dim padded to 16] zeros. The system gives memory where something is written."""
+    """[layers, kv_heads, context, head_dim padded to 16] zeros; the system gives memory where something is written."""
     shape = (architecture.layers, architecture.kv_heads, context, -(-architecture.head_dim // 16) * 16)
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # one position of a head would take a whole one
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype).reshape(shape)
+
+
+def _numbers(cached: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Keys or values as NumPy reads them."""
+    return cached if cached.dtype == np.float32 else cached.view(np.float16)
 
 
 def _found(name: str) -> str | Path:

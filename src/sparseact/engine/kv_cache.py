@@ -1,4 +1,4 @@
-"""The key-value cache in compiled code: float32 as it is, or float16."""
+"""The key-value cache in compiled code: float32 as it is, or float16 as uint16, for Numba knows no float16."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 @operation(f32x16)
 def load_cached(e: Emitter, array: Any, i: Any) -> ir.Value:
-    """16 numbers of an array of float32 or float16."""
+    """16 numbers of an array of float32, or of float16 as uint16."""
     if e.types[0].dtype == types.float32:
         return e.load(array, i, ir.VectorType(_F32, LANES))
     return half_to_float_ir(e, e.load(array, i, ir.VectorType(_I16, LANES)))
@@ -21,7 +21,7 @@ def load_cached(e: Emitter, array: Any, i: Any) -> ir.Value:
 
 @operation(types.void)
 def store_cached(e: Emitter, array: Any, i: Any, value: Any) -> ir.Value:
-    """16 numbers into an array of float32 or float16, rounded to nearest even."""
+    """16 numbers into an array of float32, or of float16 as uint16, rounded to nearest even."""
     if e.types[0].dtype != types.float32:
         value = _float_to_half_ir(e, value)
     return e.store(array, i, value)

@@ -87,7 +87,7 @@ class Buffers(NamedTuple):
 
     control: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]  # [threads, linears] inputs that were on, over all tokens
-    keys: npt.NDArray[Any]  # [layers, kv_heads, positions, head_dim padded to 16]
+    keys: npt.NDArray[Any]  # [layers, kv_heads, positions, head_dim padded to 16], float32 or float16 as uint16
     values: npt.NDArray[Any]
     # What the linears put out: a row for each thread, of which only linears in columns use more than the first.
     q: Floats
