@@ -29,6 +29,9 @@ REFITS = 2
 """Times that the selectors are fitted again on the inputs of the sparse model: what is dropped upstream
 makes later activations smaller, so thresholds of the dense model overshoot."""
 
+NO_SCORES = torch.zeros(0, 0)
+"""For selectors that their level alone decides."""
+
 
 @dataclass(frozen=True)
 class CalibrationText:
@@ -59,6 +62,8 @@ def fit_gates(
 ) -> list[Gate]:
     """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores."""
     fitted, phases = list(gates), replace(phases, prefill=True)  # the windows stand for tokens that are decoded
+    if not any(gate.selector.reads_scores for gate in gates):
+        return [replace(gate, selector=gate.selector.fit(NO_SCORES, levels[gate.site])) for gate in gates]
     for round_ in range(1 + REFITS):
         scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
         fitted = [replace(gate, selector=gate.selector.fit(scores[gate.site], levels[gate.site])) for gate in fitted]

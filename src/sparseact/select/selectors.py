@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -26,7 +26,13 @@ BELOW_ALL = -1e9
 
 
 class Selector(Protocol):
-    """Which units of a token stay on."""
+    """Which units of a token stay on.
+
+    Attributes:
+        reads_scores: whether `fit` looks at the scores; if not, the level alone decides.
+    """
+
+    reads_scores: ClassVar[bool]
 
     def fit(self, scores: Tensor, sparsity: float) -> Self:
         """The selector that switches off the share `sparsity` of scores like these [tokens, units]."""
@@ -41,6 +47,7 @@ class Selector(Protocol):
 class Threshold:
     """Keep scores above a value: one comparison per unit (TEAL, CATS)."""
 
+    reads_scores: ClassVar[bool] = True
     value: float
 
     @classmethod
@@ -57,6 +64,7 @@ class Threshold:
 class TopK:
     """Keep the highest share of each token's scores: exact, and a sort per token (WINA, LaRoSA)."""
 
+    reads_scores: ClassVar[bool] = False
     sparsity: float
 
     @classmethod
@@ -77,6 +85,7 @@ class StatisticalTopK:
     recalibrated because |x| is not Gaussian.
     """
 
+    reads_scores: ClassVar[bool] = True
     multiplier: float
 
     @classmethod
@@ -98,6 +107,7 @@ class StatisticalTopK:
 class TopP:
     """Keep the smallest set that holds the share `mass` of the token's scores (arXiv 2509.00454)."""
 
+    reads_scores: ClassVar[bool] = True
     mass: float
 
     @classmethod
@@ -122,6 +132,7 @@ class TopP:
 class NOfM:
     """Keep the n highest of every m neighbouring units (arXiv 2508.02128, 2509.22166)."""
 
+    reads_scores: ClassVar[bool] = False
     n: int
     m: int = 32
 
