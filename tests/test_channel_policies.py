@@ -486,5 +486,5 @@ def test_n_of_m_counts_in_every_group(model, tokenizer, text, unseen):
 
 
 def test_an_m_that_does_not_divide_the_inputs_is_refused(model, tokenizer, text):
-    with pytest.raises(InputError, match="n:m: 32 units are not a multiple of 7"):
+    with pytest.raises(InputError, match=r"m: self_attn.q_proj.0 has 32 inputs, which are not a multiple of 7"):
         NOfM(0.5, m=7).calibrate(model, tokenizer, text)

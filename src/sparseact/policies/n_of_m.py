@@ -13,6 +13,7 @@ from typing import ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact import select
+from sparseact.errors import InputError
 from sparseact.policies.calibration import calibrate_gates
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Phases
@@ -45,6 +46,8 @@ class NOfM:
         start = select.NOfM(self.m, self.m)
 
         def gate(site: Site, _: Sample) -> Gate:
+            if site.units % self.m:
+                raise InputError(f"m: {site.name} has {site.units} inputs, which are not a multiple of {self.m}")
             return Gate(site, start, scale=column_norms(model, site))
 
         def in_turns(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:  # noqa: ARG001
