@@ -289,7 +289,9 @@ def multiply(e: Emitter, a: Any, b: Any) -> ir.Value:
 
 @operation(f32x16)
 def fma(e: Emitter, a: Any, b: Any, c: Any) -> ir.Value:
-    """The product a * b + c, rounded once."""
+    """The sum a * b + c, rounded once where the machine can: a function call per lane would be no use."""
+    if e.target.architecture == "x86_64" and "fma" not in e.target.features:
+        return e.ir.fadd(e.ir.fmul(a, b), c)
     return e.call("llvm.fma.v16f32", _V_F32, a, b, c)
 
 

@@ -7,11 +7,11 @@ from llvmlite import binding, ir
 
 _F32, _I8, _I16, _I32 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32)
 
-# What LLVM's names of x86 levels mean for the operations here. Numba does not say it of a processor
-# that the user names (NUMBA_CPU_NAME); any other name gets the code that runs everywhere.
+# What LLVM's names of x86 levels mean for the operations here. Numba lists no features for a processor that
+# the user names (NUMBA_CPU_NAME with empty NUMBA_CPU_FEATURES); other names get the code that runs everywhere.
 _LEVELS = {
-    "x86-64-v3": frozenset({"avx2", "f16c"}),
-    "x86-64-v4": frozenset({"avx2", "f16c", "avx512bw"}),
+    "x86-64-v3": frozenset({"avx2", "f16c", "fma"}),
+    "x86-64-v4": frozenset({"avx2", "f16c", "fma", "avx512f"}),
 }
 
 
