@@ -13,6 +13,7 @@ from sparseact.engine.formats import FORMATS, LAYOUTS, Quantised, dequantise, qu
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.rows import dot_rows
+from sparseact.engine.transposed import unpack_transposed
 from sparseact.engine.values import read_row, unpack
 
 SIZES = st.tuples(st.integers(1, 150), st.integers(1, 200))
@@ -118,6 +119,17 @@ def test_reading_back_gives_the_dequantised_weights_to_the_bit(form, layout, siz
     row = np.zeros(sizes[1], np.float32)
     read_row(p.arena.data, p.arena.table, 1, sizes[0] - 1, row)
     np.testing.assert_array_equal(row, everything[-1])
+
+
+@FORMS
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("first", "last"), [(0, 150), (64, 128), (128, 150)])
+def test_the_transpose_has_the_same_weights(form, layout, first, last):
+    p = Problem(form, layout, 150, 75, 5)
+    out = np.full((75, -(-(last - first) // 64) * 64), np.float32(9))
+    unpack_transposed(p.arena.data, p.arena.table, 1, first, last, out)
+    found = out[:, : last - first].T
+    np.testing.assert_allclose(found, dequantise(p.weights)[first:last], rtol=0, atol=2e-8 if form == "q4m" else 0)
 
 
 @pytest.mark.parametrize("form", ["q8", "q4"])

@@ -379,6 +379,26 @@ def odd_bf16(e: Emitter, pairs: Any) -> ir.Value:
     return e.ir.bitcast(e.ir.and_(pairs, _same(LANES, -65536, _I32)), _V_F32)
 
 
+@operation(f32x16)
+def field_to_f32(e: Emitter, a: Any, shift: Any, mask: Any) -> ir.Value:
+    """The number in some bits of each lane of integers: a >> shift & mask."""
+    shifted = e.ir.lshr(a, e.splat(e.scalar(shift, 1, types.int32)))
+    return e.ir.sitofp(e.ir.and_(shifted, e.splat(e.scalar(mask, 2, types.int32))), _V_F32)
+
+
+def _quarter(e: Emitter, a: Any, z: int) -> ir.Value:
+    """The 16 bytes that layouts.pack made of the rows 16 z .. 16 z + 15 of a column's chunk, as numbers."""
+    rows = e.shuffle(a, a, [16 * group + 4 * z + i for group in range(4) for i in range(4)])
+    return e.ir.uitofp(e.ir.zext(rows, _V_I32), _V_F32)
+
+
+@operation(types.UniTuple(f32x16, 4))
+def quarters_to_f32(e: Emitter, a: Any) -> ir.Value:
+    """64 codes of a column as numbers, in the order of its rows."""
+    kind = types.UniTuple(f32x16, 4)
+    return e.context.make_tuple(e.ir, kind, [_quarter(e, a, z) for z in range(4)])
+
+
 def _interleaved(e: Emitter, a: Any, b: Any, unit: int, first: int) -> ir.Value:
     """Of each 16 bytes of a and b, the `first` or second 8, alternating `unit` bytes of a with `unit` bytes of b."""
     lanes = [
