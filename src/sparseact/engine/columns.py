@@ -11,24 +11,26 @@ import numpy as np
 from sparseact.engine.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
 from sparseact.engine.cache import compiled
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, F32, Q4, Q4M, Q8
-from sparseact.engine.simd import (
-    LANES,
-    add_i32,
+from sparseact.engine.packed import (
     dot_bytes,
-    fma,
     interleave_high_8,
     interleave_high_16,
     interleave_low_8,
     interleave_low_16,
-    load_bf16,
     load_bytes,
+    load_nibbles,
+    splat_bytes,
+)
+from sparseact.engine.simd import (
+    LANES,
+    add_i32,
+    fma,
+    load_bf16,
     load_f16,
     load_f32,
     load_i32,
-    load_nibbles,
     multiply,
     prefetch,
-    splat_bytes,
     splat_f32,
     splat_i32,
     store_f32,

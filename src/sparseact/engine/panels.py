@@ -9,21 +9,23 @@ from typing import Any
 from sparseact.engine.arena import CODES, FORMAT, MINS, PADDED_INPUTS, SCALES
 from sparseact.engine.cache import compiled
 from sparseact.engine.formats import BF16, BLOCK, F32, PANEL, Q4, Q8
+from sparseact.engine.packed import (
+    dot_bytes,
+    even_bf16,
+    high_nibbles,
+    load_bytes,
+    low_nibbles,
+    odd_bf16,
+    splat_4_bytes,
+)
 from sparseact.engine.simd import (
     add,
     add_i32,
-    dot_bytes,
-    even_bf16,
     fma,
-    high_nibbles,
-    load_bytes,
     load_f16,
     load_f32,
     load_i32,
-    low_nibbles,
     multiply,
-    odd_bf16,
-    splat_4_bytes,
     splat_f32,
     splat_f32_at,
     splat_i32,

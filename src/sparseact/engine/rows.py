@@ -7,22 +7,15 @@ import numpy as np
 from sparseact.engine.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.cache import compiled
 from sparseact.engine.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
-from sparseact.engine.simd import (
+from sparseact.engine.packed import (
     dot_bytes,
-    fma,
-    load_bf16,
     load_bytes,
-    load_f32,
     load_nibbles,
-    multiply,
-    prefetch,
-    splat_f32,
     splat_halves_f16,
     splat_halves_f32,
     splat_halves_i32,
-    to_f32,
-    total,
 )
+from sparseact.engine.simd import fma, load_bf16, load_f32, multiply, prefetch, splat_f32, to_f32, total
 
 LINE = 64
 """Bytes of a cache line."""

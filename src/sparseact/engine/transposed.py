@@ -7,23 +7,9 @@ from typing import Any
 
 from sparseact.engine.arena import CODES, FORMAT, INPUTS, LAYOUT, MINS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
 from sparseact.engine.cache import compiled
-from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8
-from sparseact.engine.simd import (
-    even_bf16,
-    field_to_f32,
-    fma,
-    load_bf16,
-    load_bytes,
-    load_f16,
-    load_f32,
-    load_i32,
-    load_nibbles,
-    multiply,
-    odd_bf16,
-    quarters_to_f32,
-    splat_f32,
-    store_f32,
-)
+from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4M, Q8
+from sparseact.engine.packed import even_bf16, field_to_f32, load_bytes, load_nibbles, odd_bf16, quarters_to_f32
+from sparseact.engine.simd import fma, load_bf16, load_f16, load_f32, load_i32, multiply, splat_f32, store_f32
 from sparseact.engine.values import read_row
 
 VECTOR = 64
