@@ -5,10 +5,11 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+PEERS := .venv-peers
 WORKERS ?= 2
 DEMO := demo
 
-.PHONY: help env demo test test-slow lint format bench docs help-pages results clean
+.PHONY: help env demo test test-slow lint format bench bench-peers docs help-pages results clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +51,16 @@ format: $(STAMP)  ## rewrite the sources in the project's style
 
 bench: env  ## measure what one attribution costs against the published loop
 	$(BIN)/python benchmarks/attribution.py
+
+# Built for this processor, each in its own process when it runs. MAKEFLAGS=-j1 where memory is short.
+bench-peers: $(PEERS)/installed  ## build llama.cpp and ik_llama.cpp in .venv-peers, for benchmarks/decode.py (long)
+
+$(PEERS)/installed: benchmarks/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-binary llama-cpp-python,ik-llama-cpp-python -r benchmarks/peers.txt
+	@touch $@
 
 docs: env help-pages  ## build the documentation in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -1,0 +1,48 @@
+"""Our own engine, dense or with a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import sparseact
+from sparseact.engine.engine import Engine
+from sparseact.environment import installed_versions
+
+Logits = NDArray[np.float32]
+
+
+class _Compiled:
+    """See worker.Model."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.engine = Engine.from_model(
+            options["model"], recipe=options["recipe"], dtype=options["dtype"], threads=options["threads"]
+        )
+
+    def reset(self) -> None:
+        self.engine.reset()
+
+    def read(self, ids: Sequence[int]) -> Logits:
+        return self.engine.prefill(ids)
+
+    def step(self, token: int) -> Logits:
+        return self.engine.step(token)
+
+    def greedy(self, tokens: int) -> list[int]:
+        # The last token that `greedy` gives is chosen, but not read yet.
+        return self.engine.greedy(tokens + 1)[:-1]
+
+    def bytes_per_token(self) -> float:
+        return self.engine.bytes_per_token()
+
+    def versions(self) -> dict[str, str]:
+        return {"sparseact": sparseact.__version__} | installed_versions(("numba", "llvmlite"))
+
+
+def load(options: dict[str, Any]) -> _Compiled:
+    """Anything that `Engine.from_model` takes: options model, dtype, threads; recipe."""
+    return _Compiled(options)

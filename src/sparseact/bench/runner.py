@@ -1,0 +1,220 @@
+"""Engines as they are named on the command line, and each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from sparseact.errors import InputError, unknown_name
+
+Phase = Literal["prefill", "decode"]
+
+ADAPTERS: Final = {
+    "engine": "engine_adapter.py",
+    "transformers": "transformers_adapter.py",
+    "llama.cpp": "llama_adapter.py",
+    "ik_llama.cpp": "llama_adapter.py",
+}
+OPTIONS: Final = {
+    "engine": ("f32", "bf16", "q8", "q4", "file"),
+    "transformers": ("f32", "bf16", "f16"),
+    "llama.cpp": ("file", "f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"),
+    "ik_llama.cpp": ("file", "f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"),
+}
+"""The types that each engine is measured at; `file` is the GGUF file as it is shipped."""
+
+
+class RunnerError(Exception):
+    """An engine could not be started, or failed: the reason, in one line."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An engine, its type, and how it runs.
+
+    Attributes:
+        engine: a key of ADAPTERS.
+        dtype: one of its OPTIONS.
+        recipe: folder of a recipe, of engine and transformers.
+        rtr: ik_llama.cpp repacks the weights at load (its option -rtr).
+        ub: tokens of a physical batch of llama.cpp and its fork (their option -ub); None is their default.
+    """
+
+    engine: str
+    dtype: str
+    recipe: str | None = None
+    rtr: bool = False
+    ub: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`engine:dtype`, then `+rtr`, `+ub16` or `@recipe-folder`: `ik_llama.cpp:q8_0+rtr`.
+
+        Raises:
+            InputError: there is no such engine, type or option.
+        """
+        name, _, recipe = text.partition("@")
+        engine, _, rest = name.partition(":")
+        dtype, *options = rest.split("+")
+        if engine not in ADAPTERS:
+            raise unknown_name("--runners: unknown engine", engine, ADAPTERS)
+        if dtype not in OPTIONS[engine]:
+            raise unknown_name(f"--runners {text}: unknown type", dtype, OPTIONS[engine])
+        if recipe and engine not in ("engine", "transformers"):
+            raise InputError(f"--runners {text}: {engine} runs no recipes")
+        read: dict[str, Any] = {}
+        for option in options:
+            if option == "rtr" and engine == "ik_llama.cpp":
+                read["rtr"] = True
+            elif option.startswith("ub") and option[2:].isdigit() and "llama" in engine:
+                read["ub"] = int(option[2:])
+            else:
+                raise InputError(f"--runners {text}: {engine} has no option {option!r}; llama.cpp and "
+                                 "ik_llama.cpp have ub and a number, ik_llama.cpp has rtr")  # fmt: skip
+        return cls(engine, dtype, recipe or None, **read)
+
+    def __str__(self) -> str:
+        options = ("+rtr" if self.rtr else "") + (f"+ub{self.ub}" if self.ub else "")
+        return f"{self.engine}:{self.dtype}{options}" + (f"@{self.recipe}" if self.recipe else "")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one piece of work.
+
+    Attributes:
+        wall: what a clock shows.
+        cpu: of all threads of the process.
+        waited: how long its threads could have run but had no core; 0 where the system does not tell.
+    """
+
+    wall: float
+    cpu: float
+    waited: float
+
+
+class Runner:
+    """An engine, loaded in a process of its own, until the `with` block ends.
+
+    Attributes:
+        spec: what runs.
+        load_seconds: wall time from the start of the process until the model is loaded.
+        versions: of what ran.
+
+    Raises (all methods):
+        RunnerError: it could not be loaded, or failed.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: Path | str,
+        *,
+        threads: int,
+        context: int,
+        python: Path | str,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Start the process and load the model.
+
+        Args:
+            spec: what to run.
+            model: what the adapter takes: a name or folder, or a GGUF file.
+            threads: threads of everything that counts them.
+            context: tokens that will be read at most.
+            python: the Python that has the engine.
+            environment: variables to set for the process.
+            options: more of the adapter's own.
+        """
+        self.spec = spec
+        folder, started = Path(__file__).parent, time.perf_counter()
+        self._log = tempfile.TemporaryFile(mode="w+", errors="replace")  # noqa: SIM115 - closed by `close`
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own script
+                [str(python), "-P", str(folder / "worker.py"), str(folder / ADAPTERS[spec.engine])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                env={**os.environ, **_same_count(threads), **(environment or {})},
+            )
+        except OSError as error:
+            self._log.close()
+            raise RunnerError(f"{spec}: {python}: {error.strerror}") from error
+        try:
+            answer = self._ask("load", model=str(model), threads=threads, context=context, **asdict(spec), **options)
+        except RunnerError:
+            self.close()
+            raise
+        self.load_seconds = time.perf_counter() - started
+        self.versions: dict[str, str] = answer["versions"]
+
+    def prefill(self, ids: Sequence[int]) -> Times:
+        """Read a prompt, after forgetting what was read before."""
+        return Times(**self._ask("prefill", ids=list(ids)))
+
+    def decode(self, tokens: int) -> tuple[Times, list[int]]:
+        """Go on greedily: `tokens` times choose a token and read it."""
+        answer = self._ask("decode", tokens=tokens)
+        ids = answer.pop("ids")
+        return Times(**answer), ids
+
+    def nll(self, ids: Sequence[int], *, prompt: int, phase: Phase) -> float:
+        """Mean negative log-likelihood (nats per token) of tokens of ids[prompt:]; see worker.Worker.nll."""
+        return float(self._ask("nll", ids=list(ids), prompt=prompt, phase=phase)["nll"])
+
+    def usage(self) -> dict[str, float]:
+        """{peak_memory_bytes, bytes_per_token} so far."""
+        return self._ask("usage")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def _ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        request, answers = self._process.stdin, self._process.stdout
+        assert request is not None
+        assert answers is not None
+        try:
+            request.write(json.dumps({"do": command, **arguments}) + "\n")
+            request.flush()
+            line = answers.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RunnerError(f"{self.spec}: the process ended: {self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise RunnerError(f"{self.spec}: {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        self._log.seek(0)
+        said = [line.strip() for line in self._log if line.strip()]
+        return said[-1] if said else f"exit code {self._process.returncode}"
+
+
+def _same_count(threads: int) -> dict[str, str]:
+    """The same number of threads for every library, and none of their own choosing."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
