@@ -52,7 +52,7 @@ format: $(STAMP)  ## rewrite the sources in the project's style
 bench: env  ## measure what one attribution costs against the published loop
 	$(BIN)/python benchmarks/attribution.py
 
-# Built for this processor, each in its own process when it runs. MAKEFLAGS=-j1 where memory is short.
+# Built for this processor. CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
 bench-peers: $(PEERS)/installed  ## build llama.cpp and ik_llama.cpp in .venv-peers, for benchmarks/decode.py (long)
 
 $(PEERS)/installed: benchmarks/peers.txt
