@@ -19,6 +19,7 @@ on_x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reaso
 
 
 @on_x86
+@pytest.mark.slow  # compiles all kernels anew for each processor
 @pytest.mark.parametrize("cpu", ["x86-64-v3", "x86-64"])
 def test_products_are_exact_on_older_processors(cpu):
     if cpu == "x86-64-v3" and not binding.get_host_cpu_features().get("avx2"):
