@@ -98,7 +98,7 @@ def test_a_recipe_for_decoding_only(model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": -1}, "--temperature: -1 is negative"),
+        ({"temperature": -1}, "--temperature: -1 is not 0 or between"),
         ({"temperature": float("nan")}, "--temperature"),
         ({"top_k": -1}, "--top-k: -1"),
         ({"top_p": 0.0}, "--top-p: 0.0"),

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
 
 
 def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> "Tensor":
+    """As `prompt_ids`, as an int64 tensor [1, prompt_tokens]."""
+    import torch
+
+    return torch.tensor([prompt_ids(tokenizer, prompt, chat=chat)])
+
+
+def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     """One prompt as token ids, as the model expects to be asked.
 
     Args:
@@ -18,7 +25,7 @@ def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> "Tensor"
             has one. A base model has none and gets the plain text.
 
     Returns:
-        int64 tensor, [1, prompt_tokens], at least one token.
+        At least one token.
 
     Raises:
         InputError: the prompt gives no tokens, or the chat template refuses it.
@@ -26,17 +33,15 @@ def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> "Tensor"
     if chat and tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}]
         try:
-            encoded = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
+            encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         except Exception as error:
             # Templates are programs that come with the model and raise what they like.
             said = " ".join(str(error).split())
             raise InputError(f"the tokenizer's chat template fails ({said}); --no-chat leaves it out") from error
     else:
-        encoded = tokenizer(prompt, return_tensors="pt")
-    ids: Tensor = encoded["input_ids"]
-    if ids.shape[-1] == 0:
+        encoded = tokenizer(prompt)
+    ids: list[int] = encoded["input_ids"]
+    if not ids:
         raise InputError(f"the prompt {prompt!r} gives no tokens")
     return ids
 
@@ -54,7 +59,13 @@ def check_context(config: Any, prompt_tokens: int, new_tokens: int, index: int) 
         InputError: prompt_tokens + new_tokens is more than the model's positions.
     """
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is not None and prompt_tokens + new_tokens > context:
+    if context is not None:
+        check_room(context, prompt_tokens, new_tokens, index)
+
+
+def check_room(context: int, prompt_tokens: int, new_tokens: int, index: int = 0) -> None:
+    """As `check_context`, for a context of so many tokens."""
+    if prompt_tokens + new_tokens > context:
         raise InputError(
             f"prompt {index}: {prompt_tokens} tokens and {new_tokens} new ones are more than the model's "
             f"context of {context} tokens"

@@ -1,5 +1,7 @@
 """GGUF files: checked before they are loaded, then read by transformers into a plain dense model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +28,34 @@ def load_gguf(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
 
     # Newer versions would keep the weights packed where a kernel is at hand; units need dense ones.
     dense = {"quantization_config": config(dequantize=True)} if (config := _gguf_config()) else {}
+    with _reading(path):
+        tokenizer = _read_tokenizer(path, pre_tokenizer)
+        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **dense
+        )
+    check_whole(str(path), loaded)
+    return model, tokenizer
+
+
+def load_gguf_tokenizer(path: Path) -> tuple[Any, frozenset[int]]:
+    """Read the tokenizer of a GGUF file, and the token ids that end a text.
+
+    Raises:
+        InputError: not a GGUF file, cut short, or with a tokenizer that transformers cannot read.
+    """
+    pre_tokenizer = check_gguf(path)
+    with _reading(path):
+        tokenizer = _read_tokenizer(path, pre_tokenizer)
+    return tokenizer, frozenset({tokenizer.eos_token_id} - {None})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **dense
-            )
+            yield
     except Exception as error:
         raise InputError(f"{path}: transformers cannot read this GGUF file: {first_line(error)}") from error
-    check_whole(str(path), loaded)
-    if pre_tokenizer == "smollm":
-        _split_digits(tokenizer)
-    return model, tokenizer
 
 
 def check_gguf(path: Path) -> str:
@@ -72,6 +90,15 @@ def _gguf_config() -> Any:
     import transformers
 
     return getattr(transformers, "GgufConfig", None)
+
+
+def _read_tokenizer(path: Path, pre_tokenizer: str) -> Any:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if pre_tokenizer == "smollm":
+        _split_digits(tokenizer)
+    return tokenizer
 
 
 def _split_digits(tokenizer: Any) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN
 from sparseact.models.checksum import sha256_of
-from sparseact.models.fetching import cached_folder, fetch
-from sparseact.models.gguf_file import load_gguf
-from sparseact.models.pretrained import load_folder, load_from_hub
+from sparseact.models.fetching import cached_folder, fetch, gguf_path
+from sparseact.models.gguf_file import load_gguf, load_gguf_tokenizer
+from sparseact.models.pretrained import load_folder, load_folder_tokenizer, load_from_hub, snapshot
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,41 @@ def load(name: str = "smollm2", *, device: str = "auto", dtype: "torch.dtype | s
     else:
         model, tokenizer = load_from_hub(name, weights_dtype)
     return model.to(where).eval(), tokenizer
+
+
+def load_tokenizer(name: str = "smollm2") -> tuple[Any, frozenset[int]]:
+    """Load the tokenizer of a model, without the model.
+
+    Args:
+        name: as for `load`.
+
+    Returns:
+        (tokenizer, the token ids that end a text), equal to what `load` and the model's generation config give.
+
+    Raises:
+        InputError: an unknown name, or files that do not hold a tokenizer.
+    """
+    kind, path = _locate(name)
+    if kind == "gguf":
+        return load_gguf_tokenizer(path)
+    if kind == "builtin":
+        path = cached_folder(name) or fetch(name)
+    return load_folder_tokenizer(snapshot(name) if kind == "hub" else path)
+
+
+def weights_path(name: str) -> Path:
+    """The .gguf file or the folder that holds a model's weights, fetched if need be.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        InputError: an unknown name, or it cannot be fetched.
+    """
+    kind, path = _locate(name)
+    if kind == "hub":
+        return snapshot(name)
+    return gguf_path(name) if kind == "builtin" else path
 
 
 def describe_model(name: str, model: Any) -> dict[str, Any]:

@@ -39,6 +39,47 @@ def load_from_hub(name: str, dtype: "torch.dtype") -> tuple[Any, Any]:
             raise _unknown_model(name, reason) from error
 
 
+def load_folder_tokenizer(folder: Path) -> tuple[Any, frozenset[int]]:
+    """Read the tokenizer in a folder, and the token ids that end a text.
+
+    Raises:
+        InputError: the folder holds none that transformers can read.
+    """
+    import transformers
+
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            if (folder / "generation_config.json").is_file():
+                ends = transformers.GenerationConfig.from_pretrained(folder)
+            else:
+                ends = transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(folder))
+    except Exception as error:
+        raise InputError(f"--model {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
+    ids = ends.eos_token_id
+    return tokenizer, frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def snapshot(name: str) -> Path:
+    """The folder of a model of the hub in the hub's cache, fetched if need be and if there is a network.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    kinds = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    with quiet(progress=True):
+        reachable = _is_on_hub(name)
+        try:
+            return Path(
+                snapshot_download(name, allow_patterns=kinds, ignore_patterns=["*/*"], local_files_only=not reachable)
+            )
+        except Exception as error:
+            reason = first_line(error) if reachable else "the hub cannot be reached and its cache has no copy"
+            raise _unknown_model(name, reason) from error
+
+
 class _NotFoundError(InputError):
     """A file that transformers looked for was not there."""
 

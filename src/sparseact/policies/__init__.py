@@ -1,12 +1,13 @@
 """Run-time rules: what runs without a label."""
 
+from sparseact.generation import Generated
 from sparseact.policies.cats import CATS
 from sparseact.policies.cett import CETT
 from sparseact.policies.chess import CHESS
 from sparseact.policies.countdown import Countdown
 from sparseact.policies.deja_vu import DejaVu
 from sparseact.policies.gate import Gate, Signal
-from sparseact.policies.generation import Generated, generate_text
+from sparseact.policies.generation import generate_text
 from sparseact.policies.griffin import Griffin
 from sparseact.policies.larosa import LaRoSA
 from sparseact.policies.max_sparsity import max_sparsity
