@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseact.engine.engine import Engine as Engine
     from sparseact.errors import InputError as InputError
     from sparseact.models import load as load
     from sparseact.policies import Recipe as Recipe
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME_OF_NAME = {
+    "Engine": "sparseact.engine.engine",
     "InputError": "sparseact.errors",
     "Scores": "sparseact.scores",
     "attribute": "sparseact.scores",
@@ -28,9 +30,11 @@ _HOME_OF_NAME = {
 _MODULES = frozenset(
     {
         "data",
+        "engine",
         "environment",
         "errors",
         "files",
+        "generation",
         "measure",
         "models",
         "policies",
@@ -42,7 +46,7 @@ _MODULES = frozenset(
     }
 )
 
-__all__ = ["InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
+__all__ = ["Engine", "InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:
