@@ -7,7 +7,19 @@ import pytest
 
 import sparseact
 
-HEAVY = ("torch", "transformers", "numpy", "pandas", "pyarrow", "matplotlib", "jinja2", "sacrebleu", "datasets", "gguf")
+HEAVY = (
+    "torch",
+    "transformers",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+    "sacrebleu",
+    "datasets",
+    "gguf",
+    "numba",
+)
 
 
 def heavy_modules_after(statement: str) -> list[str]:
@@ -34,6 +46,7 @@ def test_the_check_itself_notices_a_heavy_import():
         ["score", "--help"],
         ["calibrate", "--help"],
         ["eval", "--help"],
+        ["generate", "--help"],
         ["--version"],
         ["swep"],
     ],

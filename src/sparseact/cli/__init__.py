@@ -27,11 +27,14 @@ DONE, OUR_FAULT, USERS_MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 _EXTRA_OF_PACKAGE = {
     "datasets": "datasets",
     "jinja2": "report",
+    "llvmlite": "engine",
     "lm_eval": "eval",
     "matplotlib": "report",
+    "numba": "engine",
     "pandas": "sweep",
     "pyarrow": "sweep",
     "sacrebleu": "sweep",
+    "threadpoolctl": "engine",
 }
 
 app = App(

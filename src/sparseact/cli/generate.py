@@ -1,11 +1,27 @@
 """`sparseact generate`."""
 
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from threading import Timer
+from typing import TYPE_CHECKING, Any, Literal
 
-from sparseact.cli.options import Count, DType, ModelName, Shared
+from sparseact.cli.generation_stats import statistics
+from sparseact.cli.options import Count, Flag, ModelName, Shared, Strings
+from sparseact.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from sparseact.engine.engine import Engine
+    from sparseact.generation import Generated
+    from sparseact.policies import Recipe
+
+    _Run = tuple[Recipe | None, Callable[[str], object]]
+
+# The first is the default.
+_TYPES = {"torch": ("float32", "bfloat16", "float16", "float64"), "cpu": ("q8", "q4", "bf16", "f32", "file")}
+_PATIENCE = 3.0  # seconds until a user is told what takes so long
 
 
 def generate(
@@ -16,15 +32,20 @@ def generate(
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Strings = (),
     chat: bool = True,
-    engine: Literal["torch"] = "torch",
-    dtype: DType = "float32",
+    engine: Literal["torch", "cpu"] = "torch",
+    dtype: str | None = None,
+    stats: Flag = False,
+    against_dense: Flag = False,
     model: ModelName = "smollm2",
     shared: Shared = Shared(),
-) -> str:
+) -> str | None:
     """Answer a prompt, sparsely if a recipe is given, and print the text as it comes.
 
-    Example: sparseact generate --recipe runs/recipe --prompt "Why is the sky blue?"
+    Example: sparseact generate --engine cpu --recipe runs/recipe --prompt "Why is the sky blue?" --stats
 
     Args:
         prompt: The question.
@@ -33,9 +54,16 @@ def generate(
         temperature: 0 takes the most likely token, else tokens are sampled.
         top_k: Sample among so many of the most likely tokens; 0 among all.
         top_p: Sample among the fewest most likely tokens that hold this share of the probability.
+        min_p: Sample among the tokens that are at least this much as likely as the most likely one.
+        repetition_penalty: Divides the logits of tokens that the text has; 1 leaves them.
+        stop: End the answer before this string; may be given several times.
         chat: Put the prompt into the tokenizer's chat template where it has one.
-        engine: What computes. torch masks what is off, which measures quality and saves no time.
-        dtype: Type of the weights: float32, bfloat16, float16 or float64.
+        engine: What computes. torch masks what is off, which measures quality and saves no time; cpu does not
+            read the weights of what is off.
+        dtype: Type of the weights. torch: float32 (default), bfloat16, float16 or float64. cpu: q8 (default), q4,
+            bf16, f32, or file for the types that the file has.
+        stats: Say how fast it was and what each layer read.
+        against_dense: Answer again without the recipe, and say how that compares; implies --stats.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
     screen = sys.stdout
@@ -45,35 +73,117 @@ def generate(
             screen.write(piece)
             screen.flush()
 
-    with shared.session():
-        from sparseact.models import load
-        from sparseact.policies import generate_text, load_recipe
+    dtype = _checked_type(dtype, engine)
+    if against_dense and recipe is None:
+        raise InputError("--against-dense: compares a recipe with the dense model; give one with --recipe")
+    # The engine takes its threads itself, and needs no torch.
+    with replace(shared, threads=None if engine == "cpu" else shared.threads).session(), _interruptible(show):
+        from sparseact.generation import Sampling
 
-        loaded = load_recipe(recipe) if recipe is not None else None
-        language_model, tokenizer = load(model, device=shared.device, dtype=dtype)
-        written = generate_text(
-            language_model,
-            tokenizer,
-            prompt,
-            recipe=loaded,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=shared.seed,
-            chat=chat,
-            on_text=show,
-        )
-    used = str(language_model.device)
+        sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, shared.seed)
+        options = {**asdict(sampling), "max_new_tokens": max_new_tokens, "stop": stop, "chat": chat}
+        runs: list[_Run] = [(_loaded(recipe), show)]
+        if against_dense:
+            runs.append((None, lambda piece: None))
+        write = _with_engine if engine == "cpu" else _with_torch
+        (written, *rest), used = write(prompt, runs, options, model, dtype, shared)
+    dense = rest[0] if rest else None
+    show("\n")
     sys.stderr.write(
         f"{written.tokens} tokens, {written.bytes_per_token / 1e6:.1f} MB of weights each, "
-        f"{written.achieved:.1%} of those the recipe chooses among left out (device {used})\n"
+        f"{written.achieved:.1%} of those the recipe chooses among left out (device {used['device']})\n"
     )
+    if stats or dense:
+        sys.stderr.write(statistics(written, dense))
     record = {
-        **asdict(written),
+        **_record(written),
         "model": model,
         "recipe": str(recipe) if recipe else None,
         "engine": engine,
-        "device": used,
+        "dtype": dtype,
+        **used,
+        **({"dense": _record(dense)} if dense else {}),
     }
-    return shared.answer(record, "")
+    return shared.answer(record, "") if shared.json else None
+
+
+def _checked_type(dtype: str | None, engine: str) -> str:
+    valid = _TYPES[engine]
+    if dtype is None:
+        return valid[0]
+    if dtype not in valid:
+        raise unknown_name(f"--dtype: unknown type of weights for --engine {engine}", dtype, valid)
+    return dtype
+
+
+def _loaded(recipe: Path | None) -> "Recipe | None":
+    if recipe is None:
+        return None
+    from sparseact.policies import load_recipe
+
+    return load_recipe(recipe)
+
+
+def _with_torch(
+    prompt: str, runs: "list[_Run]", options: dict[str, Any], model: str, dtype: str, shared: Shared
+) -> "tuple[list[Generated], dict[str, Any]]":
+    import torch
+
+    from sparseact.models import load
+    from sparseact.policies import generate_text
+
+    language_model, tokenizer = load(model, device=shared.device, dtype=dtype)
+    written = [
+        generate_text(language_model, tokenizer, prompt, recipe=recipe, on_text=on_text, **options)
+        for recipe, on_text in runs
+    ]
+    return written, {"device": str(language_model.device), "threads": torch.get_num_threads()}
+
+
+def _with_engine(
+    prompt: str, runs: "list[_Run]", options: dict[str, Any], model: str, dtype: str, shared: Shared
+) -> "tuple[list[Generated], dict[str, Any]]":
+    if shared.device not in {"auto", "cpu"}:
+        raise InputError(f"--device: {shared.device} does not go with --engine cpu")
+
+    from sparseact.engine.engine import Engine
+    from sparseact.engine.generate import generate as generate_with
+    from sparseact.models import load_tokenizer, weights_path
+
+    path = weights_path(model)
+    tokenizer, ends = load_tokenizer(model)
+    written, threads = [], 0
+    for recipe, on_text in runs:
+        with Engine.from_model(path, recipe, dtype, shared.threads) as engine:
+            _compile(engine)
+            written.append(generate_with(engine, tokenizer, prompt, ends=ends, on_text=on_text, **options))
+            threads = engine.threads
+    return written, {"device": "cpu", "threads": threads}
+
+
+def _compile(engine: "Engine") -> None:
+    """Have the step compiled, or its compiled code read, before the time is taken."""
+    said = "sparseact: preparing the engine; the first time on a machine, it is compiled, which takes about a minute\n"
+    patience = Timer(_PATIENCE, sys.stderr.write, [said])
+    patience.daemon = True
+    patience.start()
+    try:
+        engine.prefill([0])
+        engine.step(0)
+    finally:
+        patience.cancel()
+
+
+def _record(written: "Generated") -> dict[str, Any]:
+    return {**asdict(written), "tokens_per_second": written.tokens_per_second}
+
+
+@contextmanager
+def _interruptible(show: Callable[[str], object]) -> Iterator[None]:
+    """Ctrl-C ends the answer, and its line."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        show("\n")
+        stop.add_note("the answer ends where it was")
+        raise

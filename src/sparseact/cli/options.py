@@ -69,6 +69,7 @@ NumbersOrNone = Annotated[tuple[float, ...] | None, _numbers, Parameter(show_def
 Correction = Annotated[float | Literal["auto"], Parameter(converter=_read_correction, n_tokens=1, show_choices=False)]
 Share = Annotated[float, Parameter(converter=_read_share, n_tokens=1)]
 NamesIfAny = Annotated[tuple[str, ...], _names, Parameter(show_default=False)]
+Strings = Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)]  # as they are, commas and all
 Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]  # off unless given
 DType = Literal["float32", "bfloat16", "float16", "float64"]
@@ -84,7 +85,7 @@ class Shared:
     """Seed of everything that is drawn at random."""
 
     threads: Count | None = None
-    """Threads that torch computes with; by default torch decides."""
+    """Threads to compute with; by default torch decides, and the engine takes all processors."""
 
     device: str = "auto"
     """auto, cpu, cuda or mps; what was used is reported."""
