@@ -28,6 +28,8 @@ DRAWN = {
 }
 """Colour and marker of the policies that are named in the plot; the others are grey."""
 
+NAMED = ("sparseact", "teal", "wina")
+
 Row = dict[str, Any]
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     for model, of_model in rows.items():
         places[f"{model} perplexity"] = by_level(of_model)
         places[f"{model} rows"] = in_full(of_model)
+    places["headline"] = headline(rows)
     costs = (arguments.page.with_suffix("") / "calibration.jsonl").read_text().splitlines()
     places["calibration"] = calibration([json.loads(line) for line in costs])
     fill(arguments.page, places)
@@ -76,12 +79,13 @@ def in_full(rows: list[Row]) -> str:
                 "answers: perplexity / dense",
                 "answers: KL",
                 "answers: achieved",
+                "tokens",
             ]
         )
     ]
     for row in sorted(rows, key=lambda row: (row["sparsity"], _ratio(row))):
         if "refused" in row:
-            lines.append(_line([f"`{row['policy']}`", f"{row['sparsity']:g}", "out of reach", *[""] * 7]))
+            lines.append(_line([f"`{row['policy']}`", f"{row['sparsity']:g}", "out of reach", *[""] * 8]))
             continue
         answers = row["answers"]
         lines.append(
@@ -97,9 +101,22 @@ def in_full(rows: list[Row]) -> str:
                     f"{answers['ratio']:.3f}",
                     f"{answers['kl']:.3f}",
                     f"{answers['achieved']:.3f}",
+                    str(row["tokens"]),
                 ]
             )
         )
+    return "\n".join(lines) + "\n"
+
+
+def headline(rows: dict[str, list[Row]]) -> str:
+    """The default policy beside TEAL and WINA."""
+    lines = [_head(["", "sparsity", "`sparseact`", "`teal`", "`wina`"])]
+    for model, of_model in rows.items():
+        cells = {(row["policy"], row["sparsity"]): row for row in of_model}
+        lines += [
+            _line([MODELS[model], f"{level:.0%}", *(_cell(cells.get((name, level))) for name in NAMED)])
+            for level in (0.25, 0.4, 0.5)
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -110,7 +127,7 @@ def calibration(rows: list[Row]) -> str:
         head += [f"{model}: seconds", "processor seconds", "peak memory (GB)"]
     cells = {(row["policy"], row["model"]): row for row in rows}
     lines = [_head(head)]
-    for name in sorted({row["policy"] for row in rows}, key=lambda name: cells[name, "smollm2"]["cpu_seconds"]):
+    for name in sorted({row["policy"] for row in rows}):
         line = [f"`{name}`"]
         for model in MODELS:
             row = cells.get((name, model))

@@ -16,7 +16,14 @@ def tables(monkeypatch):
 
 def row(policy, sparsity, ratio):
     answers = {"ratio": ratio + 1, "kl": 0.5, "achieved": sparsity}
-    measured = {"achieved": sparsity, "bytes_per_token": 1e8, "kl": 0.25, "agreement": 0.75, "answers": answers}
+    measured = {
+        "achieved": sparsity,
+        "bytes_per_token": 1e8,
+        "kl": 0.25,
+        "agreement": 0.75,
+        "tokens": 99,
+        "answers": answers,
+    }
     return {"policy": policy, "sparsity": sparsity, "ratio": ratio, **measured}
 
 
@@ -29,7 +36,7 @@ def test_policies_stand_by_their_loss_and_what_was_refused_says_so(tables):
         "| `larosa` |  | out of reach |",
     ]
     assert tables.in_full(rows).splitlines()[2] == (
-        "| `sparseact` | 0.4 | 0.400 | 100 | 1.050 | 0.250 | 0.750 | 2.050 | 0.500 | 0.400 |"
+        "| `sparseact` | 0.4 | 0.400 | 100 | 1.050 | 0.250 | 0.750 | 2.050 | 0.500 | 0.400 | 99 |"
     )
 
 
