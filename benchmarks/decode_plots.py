@@ -44,7 +44,7 @@ def draw_frontier(group: Group, ax: Axes) -> None:
     ax.plot(*zip(*sorted(best), strict=True), color="#59636e", linewidth=0.8, zorder=1)
     ax.set_xlabel("decode, tokens per second")
     ax.set_ylabel("perplexity through the decode path")
-    ax.set_xlim(left=0)
+    ax.set_xlim(0, 1.3 * max(high for _, _, high, _ in points))  # room for the last name
 
 
 def draw_roofline(group: Group, ax: Axes) -> None:
