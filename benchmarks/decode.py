@@ -9,7 +9,7 @@ after round; ratios are of the same round. Rows are appended, and rounds that ar
     python benchmarks/decode.py --table --plots docs/results/engine
 
 onnxruntime-genai and openvino-genai are not among them: the first runs only models that its own tool has
-converted, and the perplexity of the second cannot be had through its pipeline's decode path.
+converted, the second has no adapter here yet.
 """
 
 from __future__ import annotations
