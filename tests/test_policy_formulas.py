@@ -83,7 +83,7 @@ def test_equal_cett_averages_to_the_target(sites, target):
 def test_reduced_rank_regression_of_full_rank_is_ridge_regression():
     random_ = torch.Generator().manual_seed(0)
     x, y = (torch.randn(200, size, generator=random_, dtype=torch.float64) + 1 for size in (6, 9))
-    A, B, b = reduced_rank_regression(x, y, 6)
+    A, B, b = reduced_rank_regression(x, y, 6, ridge=1e-2)
     X, Y = (np.asarray(values - values.mean(dim=0)) for values in (x, y))
     gram = X.T @ X
     full = np.linalg.solve(gram + 1e-2 * np.trace(gram) / 6 * np.eye(6), X.T @ Y)
@@ -94,12 +94,12 @@ def test_reduced_rank_regression_finds_a_low_rank_map_and_no_other_is_better():
     random_ = torch.Generator().manual_seed(0)
     x = torch.randn(400, 6, generator=random_) * torch.tensor([5, 4, 3, 3, 2, 2])
     low = torch.randn(9, 2, generator=random_) @ torch.randn(2, 6, generator=random_)
-    A, B, b = reduced_rank_regression(x, x @ low.T + 3, 2)
+    A, B, b = reduced_rank_regression(x, x @ low.T + 3, 2, ridge=1e-2)
     assert A.shape == (2, 6)
     assert B.shape == (9, 2)
     assert float((x @ A.T @ B.T + b - x @ low.T - 3).norm() / (x @ low.T).norm()) < 0.02
     y = x @ torch.randn(9, 6, generator=random_).T
-    A, B, b = reduced_rank_regression(x, y, 2)
+    A, B, b = reduced_rank_regression(x, y, 2, ridge=1e-2)
     X, Y = (values - values.mean(dim=0) for values in (x, y))
     ours = float((X @ A.T @ B.T - Y).square().sum())
     best = float((torch.linalg.svd(Y).S[2:] ** 2).sum())  # no rank 2 prediction of Y can do better (Eckart-Young)
