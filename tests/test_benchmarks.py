@@ -9,6 +9,12 @@ import pytest
 import torch
 import transformers
 
+from sparseact.data import builtin_questions
+from sparseact.models import load
+from sparseact.policies import POLICIES
+from sparseact.policies.calibration import read_text
+from sparseact.policies.neurons import find_neurons
+from sparseact.policies.sample import take_sample
 from sparseact.sites import find_sites
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -87,3 +93,52 @@ def test_attribution_benchmark_runs(benchmark, tiny_gguf, monkeypatch, capsys, e
     assert len(result["measured"]) == 2
     assert result["difference"]["layer"] < 1e-3
     assert result["rounding"]["one pass f64"]["token"] < 1e-6
+
+
+@pytest.fixture
+def questions_text(tmp_path):
+    path = tmp_path / "questions.txt"
+    path.write_text("\n".join(row["question"] for row in builtin_questions()))
+    return path
+
+
+def test_oracle_to_runtime_runs_and_resumes(benchmark, tiny_gguf, questions_text, monkeypatch, capsys, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--model", str(tiny_gguf), "--text", str(questions_text), "--limit", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["oracle_to_runtime.py", *arguments])
+    benchmark("oracle_to_runtime").main()
+    written = out.read_text()
+    rows = {(row["method"], row["saved"], row["off"]): row for row in map(json.loads, written.splitlines())}
+    assert rows["corrected GxO of the label", None, 0.5]["recall"] == 1
+    assert rows["|h|", None, 0.5]["recall_h"] == 1
+    assert rows["|h|", None, 0.5]["kl"] < rows["random", None, 0.5]["kl"]
+    dense = rows["random", None, 0.5]["bytes_per_token"] + 0.5 * 2 * 96 * 3 * 64 * 4  # 2 layers of 96 neurons
+    for (method, saved, _), row in rows.items():  # at equal bytes, bytes are equal
+        if saved is not None:
+            assert row["bytes_per_token"] == pytest.approx(dense - saved * 2 * 96 * 3 * 64 * 4, rel=1e-3), method
+    benchmark("oracle_to_runtime").main()
+    assert out.read_text() == written, "rows that are done were done again"
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["oracle_to_runtime.py", "--table", "--out", str(out)])
+    benchmark("oracle_to_runtime").main()
+    assert capsys.readouterr().out.count("| first look at 3/8 of the inputs |") == 2
+
+
+def test_the_first_look_of_the_benchmark_is_the_policy(benchmark, tiny_gguf, questions_text):
+    model, tokenizer = load(str(tiny_gguf))
+    layers = find_neurons(model)
+    text = questions_text.read_text()
+    windows = read_text(model, tokenizer, text).windows
+    sample = take_sample(
+        model, [site for layer in layers for site in (layer.site, layer.inputs)], windows, gradient=True
+    )
+    (rule,) = [
+        method.rule
+        for method in benchmark("oracle_to_runtime_rules").rules(model, sample, 64, 96)
+        if method.name == "first look at 3/8 of the inputs"
+    ]
+    recipe = POLICIES["first-look"](sparsity=0.5, look=3 / 8).calibrate(model, tokenizer, text)
+    modules = dict(model.named_modules())
+    for layer, gate in zip(layers, recipe.gates, strict=True):
+        x, h = sample.x[layer.inputs][:50], sample.x[layer.site][:50]
+        torch.testing.assert_close(rule(layer, x, h), gate.score(gate.guess(modules, x)).detach())

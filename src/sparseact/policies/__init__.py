@@ -6,6 +6,7 @@ from sparseact.policies.cett import CETT
 from sparseact.policies.chess import CHESS
 from sparseact.policies.countdown import Countdown
 from sparseact.policies.deja_vu import DejaVu
+from sparseact.policies.first_look import FirstLook
 from sparseact.policies.gate import Gate, Signal
 from sparseact.policies.generation import generate_text
 from sparseact.policies.griffin import Griffin
@@ -45,6 +46,7 @@ POLICIES = {
         CETT,
         Griffin,
         DejaVu,
+        FirstLook,
     )
 }
 """The built-in policies by name."""
@@ -60,6 +62,7 @@ __all__ = [
     "Budget",
     "Countdown",
     "DejaVu",
+    "FirstLook",
     "Gate",
     "Generated",
     "Griffin",

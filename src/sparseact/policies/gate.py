@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,8 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.activations import ACT2FN
 
-from sparseact.select import Selector
+from sparseact.select import Selector, topk_mask
 from sparseact.sites import Site
+
+TENSORS = ("scale", "shift", "basis", "low_rank", "predictor", "guess_error")
+"""Attributes of a gate that are a tensor or several."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,21 @@ class Signal:
 
     Attributes:
         reads: `input`: the units themselves; `output`: what another linear of the block puts out,
-            such as gate or up; `predicted`: a low-rank guess from another linear's input.
+            such as gate or up; `predicted`: a low-rank guess from another linear's input; `guessed`: what that
+            linear puts out if it reads only the largest of its inputs.
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
+        look: of a guess, the share of the inputs that it reads.
+        times: of a guess, another one of the same inputs that it is multiplied by: up.
     """
 
-    reads: Literal["input", "output", "predicted"] = "input"
+    reads: Literal["input", "output", "predicted", "guessed"] = "input"
     module: str = ""
     part: tuple[int, int] = (0, 1)
     activation: str = ""
+    look: float = 1.0
+    times: Signal | None = None
 
     def of(self, output: Tensor) -> Tensor:
         """The signal [..., units] in that linear's output."""
@@ -53,6 +62,8 @@ class Gate:
         basis_shares: how many gates have this basis: linears that read the same input rotate it once.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
         predictor: ([rank, inputs], [units, rank], bias [units]) of a `predicted` signal.
+        guess_error: [1 or 2, units], how far a `guessed` signal and what it is multiplied by are off: root
+            mean squares.
     """
 
     site: Site
@@ -65,6 +76,7 @@ class Gate:
     basis_shares: int = 1
     low_rank: tuple[Tensor, Tensor] | None = None
     predictor: tuple[Tensor, Tensor, Tensor] | None = None
+    guess_error: Tensor | None = None
 
     def rotate(self, x: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
         """The units in the gate's basis."""
@@ -96,10 +108,28 @@ class Gate:
         down, up, bias = (factor.to(hidden.dtype) for factor in self.predictor)
         return self.signal.of((hidden @ down.mT) @ up.mT + bias)
 
+    def guess(self, linears: Mapping[str, Any], x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
+        """The root mean square of the signal where only the token's largest inputs are known.
+
+        E[(gate up)^2] = (gate^2 + error^2) (up^2 + error^2) of the guesses, which takes their errors as independent.
+
+        Args:
+            linears: the signal's modules by name; they are run past their hooks.
+            x: their inputs.
+        """
+        assert self.guess_error is not None
+        signals = [part for part in (self.signal, self.signal.times) if part is not None]
+        largest = x * topk_mask(x.abs(), 1 - self.signal.look)
+        squares = [
+            part.of(linears[part.module].forward(largest)).square() + error.to(x.dtype).square()
+            for part, error in zip(signals, self.guess_error, strict=True)
+        ]
+        return torch.stack(squares).prod(dim=0).sqrt()
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, those of tuples numbered."""
         found: dict[str, Tensor] = {}
-        for name in ("scale", "shift", "basis", "low_rank", "predictor"):
+        for name in TENSORS:
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 found[name] = value
@@ -111,7 +141,8 @@ class Gate:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
 
         A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
-        stored weight. A scale and a shift are folded into thresholds and bias.
+        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs that a guess reads are
+        not among the site's bytes.
         """
         sizes = {name: tensor.numel() for name, tensor in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))
@@ -121,7 +152,7 @@ class Gate:
         """The same gate with its tensors on a device."""
         moved: dict[str, Any] = {
             name: value.to(device) if isinstance(value, Tensor) else tuple(part.to(device) for part in value)
-            for name in ("scale", "shift", "basis", "low_rank", "predictor")
+            for name in TENSORS
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)

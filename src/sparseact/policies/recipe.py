@@ -144,18 +144,22 @@ def load_recipe(folder: str | Path) -> Recipe:
 def _read_gate(record: dict[str, Any], tensors: dict[str, Tensor]) -> Gate:
     values = dict(record)
     site = Site(**values.pop("site"))
-    signal = values.pop("signal")
-    signal["part"] = tuple(signal["part"])
+    signal = _read_signal(values.pop("signal"))
     frozen = values.pop("frozen")
     shares = values.pop("basis_shares")
     held = {name: tensors[key] for name, key in values.pop("tensors").items()}
-    parts: dict[str, Any] = {name: held[name] for name in ("scale", "shift", "basis") if name in held}
+    parts: dict[str, Any] = {name: held[name] for name in ("scale", "shift", "basis", "guess_error") if name in held}
     parts |= {
         name: tuple(held[f"{name}.{index}"] for index in range(count))
         for name, count in TUPLES.items()
         if f"{name}.0" in held
     }
-    return Gate(site, selector_from_json(values), Signal(**signal), frozen, basis_shares=shares, **parts)
+    return Gate(site, selector_from_json(values), signal, frozen, basis_shares=shares, **parts)
+
+
+def _read_signal(record: dict[str, Any]) -> Signal:
+    times = record.get("times")
+    return Signal(**record | {"part": tuple(record["part"]), "times": _read_signal(times) if times else None})
 
 
 def fingerprint(model: PreTrainedModel, gates: Sequence[Gate]) -> str:

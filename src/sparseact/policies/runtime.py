@@ -37,7 +37,7 @@ def run_sparse(
     """
     by_site = {gate.site: gate.to(model.device) for gate in gates}  # one gate per site
     density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
-    pass_ = _Pass(density, masked, on_scores)
+    pass_ = _Pass(dict(model.named_modules(remove_duplicate=False)), density, masked, on_scores)
 
     def tick(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         pass_.clock = read_clock(kwargs | ({"input_ids": args[0]} if args else {}), phases)
@@ -48,7 +48,7 @@ def run_sparse(
             if gate.signal.reads == "output":
                 source = model.get_submodule(gate.signal.module)
                 stack.callback(source.register_forward_hook(pass_.note_output(gate.signal.module)).remove)
-            elif gate.signal.reads == "predicted":
+            elif gate.signal.reads in {"predicted", "guessed"}:
                 source = model.get_submodule(gate.signal.module)
                 stack.callback(source.register_forward_pre_hook(pass_.note_input(gate.signal.module)).remove)
             if gate.low_rank is not None:
@@ -61,7 +61,14 @@ def run_sparse(
 class _Pass:
     """What the hooks of one forward pass tell each other."""
 
-    def __init__(self, density: Density, masked: bool, on_scores: Callable[[Gate, Tensor], None] | None) -> None:  # noqa: FBT001
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        density: Density,
+        masked: bool,  # noqa: FBT001
+        on_scores: Callable[[Gate, Tensor], None] | None,
+    ) -> None:
+        self._modules = modules
         self.clock: Clock | None = None
         self._density = density
         self._masked = masked
@@ -119,6 +126,8 @@ class _Pass:
             return gate.rotate(units)
         noted = self._noted[gate.signal.module]
         noted = noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
+        if gate.signal.reads == "guessed":
+            return gate.guess(self._modules, noted)
         return gate.signal.of(noted) if gate.signal.reads == "output" else gate.predict(noted)
 
     def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
