@@ -5,14 +5,14 @@ from typing import Any
 from llvmlite import ir
 
 from sparseact.engine.architecture import Activation
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.simd import (
     LANES,
     Emitter,
     absolute,
     add,
-    fma,
     f32x16,
+    fma,
     load_f32,
     maximum,
     multiply,
@@ -35,7 +35,7 @@ def minimum(e: Emitter, a: Any, b: Any) -> ir.Value:
 
 @operation(f32x16)
 def divide(e: Emitter, a: Any, b: Any) -> ir.Value:
-    """a / b."""
+    """A / b."""
     return e.ir.fdiv(a, b)
 
 
@@ -53,7 +53,7 @@ def copy_sign(e: Emitter, size: Any, sign: Any) -> ir.Value:
     return e.call("llvm.copysign.v16f32", size.type, size, sign)
 
 
-@compiled
+@inner
 def exponential(x: Any) -> Any:
     """exp(x), 2e-7 relative, for 16 numbers; beyond +-87 as at +-87.
 
@@ -75,15 +75,15 @@ def exponential(x: Any) -> Any:
     return multiply(p, power_of_two(n))
 
 
-@compiled
+@inner
 def _swish(x: Any, z: Any) -> Any:
-    """x * sigmoid(z)."""
+    """X * sigmoid(z)."""
     return divide(x, add(splat_f32(1.0), exponential(multiply(z, splat_f32(-1.0)))))
 
 
-@compiled
+@inner
 def _gelu(x: Any) -> Any:
-    """x * Phi(x), by Abramowitz and Stegun's formula 7.1.26 for erf, 1.5e-7 absolute."""
+    """X * Phi(x), by Abramowitz and Stegun's formula 7.1.26 for erf, 1.5e-7 absolute."""
     z = multiply(absolute(x), splat_f32(0.70710678))
     t = divide(splat_f32(1.0), fma(z, splat_f32(0.3275911), splat_f32(1.0)))
     p = splat_f32(1.061405429)

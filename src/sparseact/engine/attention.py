@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.activations import cap, exponential
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.kv_cache import load_cached, store_cached
 from sparseact.engine.simd import (
     LANES,
     add,
     fma,
+    largest,
     load_f32,
     maximum,
-    largest,
     multiply,
     splat_f32,
     splat_f32_at,
@@ -23,17 +23,17 @@ from sparseact.engine.simd import (
 )
 
 
-@compiled
+@inner
 def angles(position: int, frequencies: Any, half: int, cos: Any, sin: Any) -> None:
-    """cos and sin [kinds of layers, half] of a position."""
+    """Cos and sin of a position: `half` for each kind of layer, one after the other."""
     for kind in range(frequencies.shape[0]):
         for j in range(half):
             angle = np.float32(position) * frequencies[kind, j]
-            cos[kind, j] = math.cos(angle)
-            sin[kind, j] = math.sin(angle)
+            cos[kind * half + j] = math.cos(angle)
+            sin[kind * half + j] = math.sin(angle)
 
 
-@compiled
+@inner
 def rotate(x: Any, cos: Any, sin: Any, half: int) -> None:
     """Rotate the pairs (i, i + half) of a head in place."""
     for j in range(half):
@@ -53,7 +53,7 @@ def remember(x: Any, head_dim: int, cached: Any) -> None:
 def attend(
     query: Any, keys: Any, values: Any, first: int, last: int, head_dim: int, softcap: float, weights: Any, out: Any
 ) -> None:
-    """out = the mean of values[first:last], weighted by softmax(query . keys).
+    """Out = the mean of values[first:last], weighted by softmax(query . keys).
 
     Args:
         query: float32, scaled, padded with zeros to 16 as all heads.
@@ -85,8 +85,8 @@ def attend(
         _mean_of_16(weights, values, start + j, stride, count, inverse, out, j)
 
 
-@compiled
-def _softmax(x: Any, n: int) -> float:
+@inner
+def _softmax(x: Any, n: int) -> Any:
     """x[:n] = exp(x - max), whose sum is returned; the next 16 are written too."""
     for j in range(n, n + LANES):
         x[j] = -1e30
@@ -102,8 +102,8 @@ def _softmax(x: Any, n: int) -> float:
     return total(sums)
 
 
-@compiled
-def _mean_of_64(w: Any, values: Any, at: int, stride: int, count: int, scale: float, out: Any, j: int) -> None:
+@inner
+def _mean_of_64(w: Any, values: Any, at: int, stride: int, count: int, scale: Any, out: Any, j: int) -> None:
     a = b = c = d = splat_f32(0.0)
     for position in range(count):
         weight = splat_f32_at(w, position)
@@ -119,8 +119,8 @@ def _mean_of_64(w: Any, values: Any, at: int, stride: int, count: int, scale: fl
     store_f32(out, j + 3 * LANES, multiply(d, factor))
 
 
-@compiled
-def _mean_of_16(w: Any, values: Any, at: int, stride: int, count: int, scale: float, out: Any, j: int) -> None:
+@inner
+def _mean_of_16(w: Any, values: Any, at: int, stride: int, count: int, scale: Any, out: Any, j: int) -> None:
     sums = splat_f32(0.0)
     for position in range(count):
         sums = fma(splat_f32_at(w, position), load_cached(values, at), sums)

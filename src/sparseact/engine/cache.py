@@ -15,7 +15,11 @@ from numba import config, njit
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums may be reordered and fused; NaN and infinity keep their meaning (attention masks with -inf).
-_ARITHMETIC = {"reassoc", "contract", "nsz", "arcp"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
 
 
 def compiled(function: Function) -> Function:
@@ -26,16 +30,20 @@ def compiled(function: Function) -> Function:
     at once: Numba writes each file whole and renames it.
     """
     folder = _folder()
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _ARITHMETIC}
     if folder is None:
-        return cast(Function, njit(**options)(function))
+        return cast(Function, njit(**_OPTIONS)(function))
     # Numba reads the setting when a function is decorated. It is put back, for it is the user's as well.
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder)
     try:
-        return cast(Function, njit(cache=True, **options)(function))
+        return cast(Function, njit(cache=True, **_OPTIONS)(function))
     finally:
         config.CACHE_DIR = before
+
+
+def inner(function: Function) -> Function:
+    """A part of `compiled` functions, which Python cannot call: nothing is made for that, and nothing kept."""
+    return cast(Function, njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function))
 
 
 @cache
@@ -63,7 +71,7 @@ def _digest() -> str:
     home = Path(__file__).parent
     texts = {path.stem: path.read_text(encoding="utf-8") for path in home.glob("*.py")}
     wanted: set[str] = set()
-    ahead = [name for name, text in texts.items() if "@compiled" in text]
+    ahead = [name for name, text in texts.items() if "@compiled" in text or "@inner" in text]
     while ahead:
         name = ahead.pop()
         if name not in wanted:

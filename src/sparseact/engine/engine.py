@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import weakref
 from collections.abc import Collection, Mapping, Sequence
@@ -14,25 +13,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sparseact.engine.arena import FORMAT, INPUTS, LAYOUT, OFFSET, SCALE, SELECTOR, SHIFT
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.formats import FORMATS, PANELS, Array, Floats
-from sparseact.engine.gating import Gating, read_gates
-from sparseact.engine.loading import Model, load_model
-from sparseact.engine.prefill import Cache, Forward
+from sparseact.engine.arena import INPUTS, LAYOUT
+from sparseact.engine.assembly import assemble, load_gated
+from sparseact.engine.formats import PANELS, Array, Floats
+from sparseact.engine.gating import read_gates
 from sparseact.engine.neurons import activate
-from sparseact.engine.step import DENSE, POSITION, RESULT, TOKEN, run
-from sparseact.engine.tables import (
-    CHOSEN_BY_GATE,
-    Buffers,
-    Sizes,
-    Tables,
-    buffers_of,
-    layers_of,
-    sizes_of,
-)
+from sparseact.engine.prefill import Cache, Forward
+from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, run
+from sparseact.engine.tables import Buffers, Sizes, Tables
 from sparseact.engine.team import Team
-from sparseact.engine.values import unpack
 from sparseact.engine.weights import Weights, open_weights
 from sparseact.errors import InputError
 
@@ -78,11 +68,13 @@ class Engine:
         self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
         self._phases: Phases | None = None if recipe is None else recipe.phases
         self._gatings = {} if recipe is None else read_gates(recipe, weights)
-        self._model = _load(weights, dtype, self._gatings)
-        sizes, tables, buffers = _prepare(self._model, self.architecture, self.threads, self.context, dtype, self._gatings)
-        self._tables, self._buffers = tables, buffers
+        self._model = load_gated(weights, dtype, self._gatings)
+        sizes, tables, buffers = assemble(
+            self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
+        )
+        self._buffers = buffers
         size = self.architecture.head_dim
-        self._cache = Cache(*(_numbers(part)[..., :size] for part in (buffers.keys, buffers.values)))
+        self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._steps = 0
         self._lead = partial(run, 0, sizes, tables, buffers)
@@ -153,7 +145,7 @@ class Engine:
         if head is not None and sparse and self._cache.length > self._dense_first():
             last = head.keep(last, last)
         logits = self._forward(sparse=False).logits(last)[0]
-        self._buffers.control[RESULT] = int(logits.argmax())
+        self._buffers.control[FOUND] = int(logits.argmax())
         return logits
 
     def step(self, token: int) -> Floats:
@@ -187,7 +179,7 @@ class Engine:
         found: list[int] = []
         while len(found) < n and not (found and found[-1] in stop):
             self._run_chosen()
-            self._chosen = int(self._buffers.control[RESULT])
+            self._chosen = int(self._buffers.control[FOUND])
             found.append(self._chosen)
         return found
 
@@ -247,7 +239,7 @@ class Engine:
 
     def _run(self, token: int) -> None:
         control = self._buffers.control
-        control[TOKEN] = token
+        control[GIVEN] = token
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first()
         self._team.run(self._lead)
@@ -271,19 +263,13 @@ class Engine:
         """The forward over many tokens."""
         model = self._model
         shapes = self.architecture.shapes()
-        vectors = {name: model.vector(name, int(np.prod(shapes[name]))).reshape(shapes[name]) for name in model.offsets if name in shapes}
-        return Forward(self.architecture, self._weight, vectors, self._embed, self._replace if sparse else None)
-
-    def _weight(self, name: str, first: int = 0, last: int | None = None) -> Floats:
-        i = self._model.numbers[name]
-        linear = self._model.arena.linears[i]
-        last = linear.outputs if last is None else last
-        out = np.empty((last - first, linear.inputs), np.float32)
-        unpack(self._model.arena.data, self._model.arena.table, i, first, last, out)
-        return out
-
-    def _embed(self, ids: Array) -> Floats:
-        return np.concatenate([self._weight("embed", int(token), int(token) + 1) for token in ids])
+        vectors = {
+            name: model.vector(name, int(np.prod(shapes[name]))).reshape(shapes[name])
+            for name in model.offsets
+            if name in shapes
+        }
+        embed = partial(model.rows, "embed")
+        return Forward(self.architecture, model.weight, vectors, embed, self._replace if sparse else None)
 
     def _replace(self, name: str, x: Floats, outputs: Mapping[str, Floats]) -> Floats:
         gating = self._gatings.get(name)
@@ -296,63 +282,6 @@ class Engine:
 def _run(sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> None:
     """A helper's work: see `step.run`."""
     run(thread, sizes, tables, buffers)
-
-
-def _load(weights: Weights, dtype: str, gatings: dict[str, Gating]) -> Model:
-    """The weights in memory, in the layouts that the gates want."""
-    layouts = dict.fromkeys(gatings, "columns")
-    extra = {}
-    for name, gating in gatings.items():
-        if gating.by_gate:
-            layouts[name.replace("down", "up")] = "rows"
-        extra |= {
-            f"{name}.{part}": value
-            for part, value in (("scale", gating.scale), ("shift", gating.shift))
-            if value is not None
-        }
-        if gating.shift is not None:
-            extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
-    return load_model(weights, dtype, layouts, extra)
-
-
-def _prepare(
-    model: Model, architecture: Architecture, threads: int, context: int, dtype: str, gatings: dict[str, Gating]
-) -> tuple[Sizes, Tables, Buffers]:
-    """What the compiled step reads and writes."""
-    table = model.arena.table
-    layers = layers_of(architecture, model.numbers, model.offsets)
-    thresholds = np.zeros(len(table), np.float32)
-    for name, gating in gatings.items():
-        i = model.numbers[name]
-        table[i, SELECTOR] = 1
-        thresholds[i] = gating.threshold
-        table[i, SCALE] = model.offsets.get(f"{name}.scale", -1)
-        table[i, SHIFT] = model.offsets.get(f"{name}.shift", -1)
-        table[i, OFFSET] = model.offsets.get(f"{name}.offset", -1)
-        if gating.by_gate:
-            layers[int(name.split(".")[0]), CHOSEN_BY_GATE] = 1
-        if gating.shift is not None:  # with the weights as they are stored
-            linear = model.arena.linears[i]
-            weight = np.empty((linear.outputs, linear.inputs), np.float32)
-            unpack(model.arena.data, table, i, 0, linear.outputs, weight)
-            model.vector(f"{name}.offset", linear.outputs)[:] = weight @ gating.shift
-    kinds = max(1, len(architecture.frequencies))
-    frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
-    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
-    exact = all(FORMATS[form] == "f32" for form in table[:, FORMAT])
-    keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
-    buffers = buffers_of(architecture, threads, table, keys, values)
-    return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers
-
-
-def _cache_memory(architecture: Architecture, context: int, dtype: Any) -> npt.NDArray[Any]:
-    """[layers, kv_heads, context, head_dim padded to 16] zeros; the system gives memory where something is written."""
-    shape = (architecture.layers, architecture.kv_heads, context, -(-architecture.head_dim // 16) * 16)
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # one position of a head would take a whole one
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype).reshape(shape)
 
 
 def _numbers(cached: npt.NDArray[Any]) -> npt.NDArray[Any]:

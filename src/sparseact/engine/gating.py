@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sparseact.policies.gate import Gate
     from sparseact.policies.recipe import Recipe
 
-RUNS = ("sparseact", "teal", "scap", "cats", "chess", "r-sparse with alpha=1")
+RUNS = ("sparseact", "teal", "scap", "cats", "chess", "cett", "r-sparse with alpha=1")
 """Policies whose recipes the engine runs."""
 
 
@@ -81,31 +81,38 @@ def _gating(
     if reason:
         raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
     by_gate = gate.signal.reads == "output" and architecture.gated
-    return Gating(gate.selector.value, _array(gate.scale), _array(gate.shift), by_gate)
+    threshold = _threshold(gate)
+    assert threshold is not None
+    return Gating(threshold, _array(gate.scale), _array(gate.shift), by_gate)
 
 
 def _reason(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> str:
     """Why a gate cannot be run; empty if it can."""
+    by_other = gate.signal.reads == "output"
+    layer, _, part = names[0].rpartition(".")
+    by_gate = (
+        part == "down"
+        and f"{layer}.gate" in _linears(gate.signal.module, modules)
+        and gate.signal.part[0] == 0
+        and bool(gate.signal.activation)
+    )
+    reasons = {
+        "it has a basis": gate.basis is not None,
+        "it has a low-rank correction": gate.low_rank is not None,
+        "it has a predictor": gate.predictor is not None,
+        "its mask is chosen from the prompt": gate.frozen,
+        "it switches heads off": gate.site.kind == "heads",
+        f"it selects by {type(gate.selector).__name__}, not by a threshold": _threshold(gate) is None,
+        f"it decides by what {gate.signal.module} puts out": by_other and not by_gate,
+        "it has a shift of what another linear puts out": by_other and gate.shift is not None,
+    }
+    return next((reason for reason, found in reasons.items() if found), "")
+
+
+def _threshold(gate: Gate) -> float | None:
     from sparseact.select import Threshold
 
-    held = {"a basis": gate.basis, "a low-rank correction": gate.low_rank, "a predictor": gate.predictor}
-    found = [what for what, part in held.items() if part is not None]
-    if found:
-        return f"it has {found[0]}"
-    if gate.frozen:
-        return "its mask is chosen from the prompt"
-    if gate.site.kind == "heads":
-        return "it switches heads off"
-    if not isinstance(gate.selector, Threshold):
-        return f"it selects by {type(gate.selector).__name__}, not by a threshold"
-    if gate.signal.reads == "output":
-        layer, _, part = names[0].rpartition(".")
-        source = _linears(gate.signal.module, modules)
-        if part != "down" or f"{layer}.gate" not in source or not gate.signal.activation or gate.signal.part[0]:
-            return f"it decides by what {gate.signal.module} puts out"
-        if gate.shift is not None:
-            return "it has a shift of what another linear puts out"
-    return ""
+    return gate.selector.value if isinstance(gate.selector, Threshold) else None
 
 
 def _array(tensor: Tensor | None) -> Floats | None:

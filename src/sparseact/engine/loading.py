@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparseact.engine.arena import BIAS, Arena, Linear
-from sparseact.engine.formats import FORMATS, Floats, Quantised, dequantise, quantise
+from sparseact.engine.formats import FORMATS, Array, Floats, Quantised, dequantise, quantise
 from sparseact.engine.tables import padded, zeros
+from sparseact.engine.transposed import unpack_transposed
+from sparseact.engine.values import read_row
 from sparseact.engine.weights import Weights
 from sparseact.errors import unknown_name
 
@@ -38,6 +40,23 @@ class Model:
     def vector(self, name: str, size: int) -> Floats:
         """A vector by name."""
         return self.vectors[self.offsets[name] :][:size]
+
+    def weight(self, name: str, first: int = 0, last: int | None = None) -> Floats:
+        """Rows `first` (a multiple of 64) to `last` of a linear as float32, a transposed view."""
+        i = self.numbers[name]
+        linear = self.arena.linears[i]
+        last = linear.outputs if last is None else last
+        out = np.empty((linear.inputs, padded(last - first)), np.float32)
+        unpack_transposed(self.arena.data, self.arena.table, i, first, last, out)
+        return out.T[: last - first]
+
+    def rows(self, name: str, numbers: Sequence[int] | Array) -> Floats:
+        """Some rows of a linear as float32."""
+        i = self.numbers[name]
+        out = np.empty((len(numbers), self.arena.linears[i].inputs), np.float32)
+        for row, number in zip(out, numbers, strict=True):
+            read_row(self.arena.data, self.arena.table, i, int(number), row)
+        return out
 
 
 def load_model(
@@ -125,9 +144,7 @@ def _joined(parts: Sequence[Quantised]) -> Quantised:
     return Quantised(parts[0].format, parts[0].inputs, np.concatenate([part.codes for part in parts]), scales, mins)
 
 
-def _vectors(
-    weights: Weights, names: Sequence[str], extra: Mapping[str, Floats]
-) -> tuple[Floats, dict[str, int]]:
+def _vectors(weights: Weights, names: Sequence[str], extra: Mapping[str, Floats]) -> tuple[Floats, dict[str, int]]:
     sizes = {name: int(np.prod(weights.shape(name))) for name in names} | {name: v.size for name, v in extra.items()}
     offsets, end = {}, 0
     for name, size in sizes.items():

@@ -7,7 +7,7 @@ memory. There is no prefetch: processors follow such a stream by themselves, and
 from typing import Any
 
 from sparseact.engine.arena import CODES, FORMAT, MINS, PADDED_INPUTS, SCALES
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import BF16, BLOCK, F32, PANEL, Q4, Q8
 from sparseact.engine.packed import (
     dot_bytes,
@@ -76,7 +76,7 @@ def dot_panels(
         store_f32(y, panel * PANEL, value)
 
 
-@compiled
+@inner
 def _panel_f32(arena: Any, at: int, inputs: int, x: Any) -> Any:
     a = b = c = d = splat_f32(0.0)
     for j in range(0, inputs, 4):
@@ -88,7 +88,7 @@ def _panel_f32(arena: Any, at: int, inputs: int, x: Any) -> Any:
     return add(add(a, b), add(c, d))
 
 
-@compiled
+@inner
 def _panel_bf16(arena: Any, at: int, inputs: int, x: Any) -> Any:
     a = b = c = d = splat_f32(0.0)
     for j in range(0, inputs, 4):
@@ -101,7 +101,7 @@ def _panel_bf16(arena: Any, at: int, inputs: int, x: Any) -> Any:
     return add(add(a, b), add(c, d))
 
 
-@compiled
+@inner
 def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
@@ -118,7 +118,7 @@ def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
     return value
 
 
-@compiled
+@inner
 def _block_q4(start: Any, arena: Any, at: int, aq: Any, j: int) -> Any:
     """Start + the products of the 32 inputs from j on: the low nibbles are the first 16, the high the last."""
     a, b = start, splat_i32(0)
@@ -129,7 +129,7 @@ def _block_q4(start: Any, arena: Any, at: int, aq: Any, j: int) -> Any:
     return to_f32(add_i32(a, b))
 
 
-@compiled
+@inner
 def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
@@ -139,7 +139,7 @@ def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
     return value
 
 
-@compiled
+@inner
 def _panel_q4m(arena: Any, at: int, at_scale: int, at_min: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):

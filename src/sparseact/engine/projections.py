@@ -9,19 +9,28 @@ from sparseact.engine.arena import (
     INPUTS,
     LAYOUT,
     OFFSET,
-    OUTPUTS,
     PADDED_INPUTS,
     PADDED_OUTPUTS,
     SCALE,
     SELECTOR,
     SHIFT,
 )
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import BLOCK, CHUNK, PANEL, PANELS
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
-from sparseact.engine.tables import Buffers, Tables
+from sparseact.engine.tables import (
+    ACTIVE,
+    MASKED,
+    MASKED_SCALES,
+    MASKED_SUMS,
+    SCALES,
+    SUMS,
+    Buffers,
+    Tables,
+    X,
+)
 
 
 @compiled
@@ -30,53 +39,44 @@ def share(n: int, thread: int, threads: int) -> tuple[int, int]:
     return n * thread // threads, n * (thread + 1) // threads
 
 
-@compiled
+@inner
 def round_input(n: int, thread: int, buffers: Buffers) -> None:
     """Make the first n numbers of the thread's x the input of the next dense linears: padded, and rounded as well."""
-    x = buffers.x[thread]
+    x = buffers.floats[thread, X]
     end = (n + CHUNK - 1) // CHUNK * CHUNK
     for j in range(n, end):
         x[j] = np.float32(0)
-    quantise_input(x, end, buffers.codes[thread], buffers.scales[thread], buffers.sums[thread])
+    quantise_input(x, end, buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS])
 
 
-@compiled
-def project(i: int, thread: int, threads: int, dense: bool, tables: Tables, buffers: Buffers, out: Any) -> None:
+@inner
+def project(i: int, thread: int, threads: int, dense: int, tables: Tables, buffers: Buffers, out: Any) -> None:
     """This thread's part of linear `i` of the input: its rows of out[0], or its columns' sum in out[thread].
 
-    Bias and offset are added by `gather`, once all threads are done. `dense`: all inputs are on.
+    Bias and offset are added by `gather`, once all threads are done. `dense`: 1 if all inputs are on.
     """
+    x = buffers.floats[thread, X]
     if tables.linears[i, LAYOUT] == PANELS:
         first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
-        dot_panels(
-            tables.arena,
-            tables.linears,
-            i,
-            first,
-            last,
-            buffers.x[thread],
-            buffers.codes[thread],
-            buffers.scales[thread],
-            buffers.sums[thread],
-            out[0],
-        )
+        codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS]
+        dot_panels(tables.arena, tables.linears, i, first, last, x, codes, scales, sums, out[0])
     else:
         first, last = input_share(i, thread, threads, tables)
-        x = buffers.x[thread]
-        count = choose(i, x, x, first, last, dense, tables, buffers.masked[thread], buffers.active[thread])
+        masked, active = buffers.floats[thread, MASKED], buffers.integers[thread, ACTIVE]
+        count = choose(i, x, x, first, last, dense, tables, masked, active)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
 
 
-@compiled
+@inner
 def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
     """First and last of the inputs of linear `i` that are a thread's: whole blocks."""
     first, last = share(tables.linears[i, PADDED_INPUTS] // BLOCK, thread, threads)
     return first * BLOCK, min(last * BLOCK, tables.linears[i, INPUTS])
 
 
-@compiled
+@inner
 def choose(
-    i: int, x: Any, signal: Any, first: int, last: int, dense: bool, tables: Tables, masked: Any, active: Any
+    i: int, x: Any, signal: Any, first: int, last: int, dense: int, tables: Tables, masked: Any, active: Any
 ) -> int:
     """Which of the inputs first..last of linear `i` are on: |signal - shift| * scale > threshold.
 
@@ -92,7 +92,7 @@ def choose(
     row = tables.linears[i]
     scale, shift = row[SCALE], row[SHIFT]
     threshold = tables.thresholds[i]
-    everything = dense or row[SELECTOR] == 0
+    everything = dense != 0 or row[SELECTOR] == 0
     count = 0
     for j in range(first, last):
         score, value = signal[j], x[j]
@@ -109,26 +109,27 @@ def choose(
     return count
 
 
-@compiled
-def add_columns(i: int, first: int, last: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
-    """y = the columns of linear `i` that `choose` found on among the inputs first..last, each times its masked input."""
+@inner
+def add_columns(
+    i: int, first: int, last: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any
+) -> None:
+    """Set y to the sum of the columns of linear `i` that `choose` found on, each times its masked input.
+
+    They are `count`, among the inputs first..last.
+    """
     for j in range(tables.linears[i, PADDED_OUTPUTS]):
         y[j] = np.float32(0)
-    masked = buffers.masked[thread]
-    end = (last + BLOCK - 1) // BLOCK * BLOCK
-    for j in range(last, end):
+    masked, codes = buffers.floats[thread, MASKED], buffers.codes[thread, 1]
+    scales, sums = buffers.floats[thread, MASKED_SCALES], buffers.integers[thread, MASKED_SUMS]
+    for j in range(last, (last + BLOCK - 1) // BLOCK * BLOCK):
         masked[j] = np.float32(0)
-    codes, scales = buffers.masked_codes[thread], buffers.masked_scales[thread]
-    quantise_input(
-        masked[first:], max(0, last - first), codes[first:], scales[first // BLOCK :], buffers.masked_sums[thread]
-    )
+    quantise_input(masked[first:], max(0, last - first), codes[first:], scales[first // BLOCK :], sums)
     buffers.counts[thread, i] += count
-    accumulators = buffers.accumulators[thread]
-    active = buffers.active[thread]
+    active, accumulators = buffers.integers[thread, ACTIVE], buffers.accumulators[thread]
     axpy_columns(tables.arena, tables.linears, i, active, 0, count, masked, codes, scales, accumulators, y)
 
 
-@compiled
+@inner
 def gather(i: int, first: int, last: int, threads: int, tables: Tables, out: Any, y: Any) -> None:
     """y[: last - first] = outputs first..last of linear `i`: the threads' parts, offset and bias. y may be out[0]."""
     row = tables.linears[i]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.arena import CODES, FORMAT, PADDED_INPUTS
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 from sparseact.engine.packed import (
     dot_bytes,
@@ -77,12 +77,12 @@ def width_of_row(form: int, inputs: int) -> int:
     return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
 
 
-@compiled
+@inner
 def _row(rows: Any, k: int, last: int) -> Any:
     return np.int64(rows[min(k, last - 1)])
 
 
-@compiled
+@inner
 def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
@@ -95,7 +95,7 @@ def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     return a, b, c, d
 
 
-@compiled
+@inner
 def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
@@ -108,7 +108,7 @@ def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     return a, b, c, d
 
 
-@compiled
+@inner
 def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any, ascale: Any, asum: Any) -> Any:
     """Two blocks at a time: one in the first eight lanes, one in the last."""
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
@@ -140,6 +140,6 @@ def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any,
     return a, b, c, d
 
 
-@compiled
+@inner
 def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
     return to_f32(dot_bytes(start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))

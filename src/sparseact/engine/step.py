@@ -11,25 +11,40 @@ import numpy as np
 from sparseact.engine.activations import activate, cap
 from sparseact.engine.arena import BIAS, LAYOUT
 from sparseact.engine.attention import angles, attend, remember, rotate
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import COLUMNS, PANEL
 from sparseact.engine.norms import layer_norm, rms_norm
 from sparseact.engine.projections import add_columns, choose, gather, input_share, project, round_input, share
 from sparseact.engine.rows import dot_rows
 from sparseact.engine.simd import LANES, largest, load_f32, maximum
 from sparseact.engine.tables import (
+    ACTIVE,
     ATTENTION_NORM,
     ATTENTION_NORM_BIAS,
     CHOSEN_BY_GATE,
+    COS,
     DOWN,
     GATE,
+    HEAD,
+    HIGHEST,
     K_NORM,
+    KEPT,
+    MASKED,
     MLP_NORM,
     MLP_NORM_BIAS,
+    NEURONS,
+    OUTPUT,
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
     Q_NORM,
+    QUERY,
+    RESIDUAL,
     ROTATION,
+    ROWS,
+    SCALES,
+    SIN,
+    SUMS,
+    TOKEN,
     UP,
     WINDOW,
     Buffers,
@@ -39,11 +54,12 @@ from sparseact.engine.tables import (
     Sizes,
     Tables,
     V,
+    X,
 )
 from sparseact.engine.team import ARGUMENTS, begin_job, meet, next_job
 from sparseact.engine.values import read_row
 
-TOKEN, POSITION, DENSE, RESULT = (ARGUMENTS + i for i in range(4))
+GIVEN, POSITION, DENSE, FOUND = (ARGUMENTS + i for i in range(4))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
 token with the highest logit."""
 
@@ -65,54 +81,55 @@ def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
     _decode(thread, sizes, tables, buffers)
     best = 0
     for other in range(1, sizes.threads):
-        if buffers.best[other, 0] > buffers.best[best, 0]:
+        if buffers.floats[other, HIGHEST, 0] > buffers.floats[best, HIGHEST, 0]:
             best = other
-    control[RESULT] = buffers.best_token[best, 0]
+    control[FOUND] = buffers.integers[best, TOKEN, 0]
     return True
 
 
-@compiled
+@inner
 def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
-    position, dense = control[POSITION], control[DENSE] != 0
-    residual, x = buffers.residual[thread], buffers.x[thread]
+    position, dense = control[POSITION], control[DENSE]
+    residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     width = sizes.heads * sizes.head_dim
-    _embed(control[TOKEN], position, sizes, tables, residual)
-    angles(position, tables.frequencies, sizes.rotary_dim // 2, buffers.cos[thread], buffers.sin[thread])
+    _embed(control[GIVEN], position, sizes, tables, residual)
+    cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
+    angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
     for layer in range(sizes.layers):
         places = tables.layers[layer]
         _norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
-        project(places[Q], thread, threads, dense, tables, buffers, buffers.q)
-        project(places[K], thread, threads, dense, tables, buffers, buffers.k)
-        project(places[V], thread, threads, dense, tables, buffers, buffers.v)
+        project(places[Q], thread, threads, dense, tables, buffers, buffers.outputs[Q])
+        project(places[K], thread, threads, dense, tables, buffers, buffers.outputs[K])
+        project(places[V], thread, threads, dense, tables, buffers, buffers.outputs[V])
         meet(control, thread, threads)
         _attention(layer, position, thread, sizes, tables, buffers)
         meet(control, thread, threads)
         for j in range(width):
             x[j] = buffers.attended[j]
         round_input(width, thread, buffers)
-        project(places[O], thread, threads, dense, tables, buffers, buffers.o)
+        project(places[O], thread, threads, dense, tables, buffers, buffers.outputs[O])
         meet(control, thread, threads)
         if sizes.parallel:  # the MLP reads what the attention read
             _norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
-            _add(places[O], buffers.o, places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+            _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
         else:
-            _add(places[O], buffers.o, places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+            _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
             _norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
         _mlp(places, dense, thread, sizes, tables, buffers)
         meet(control, thread, threads)
-        _add(places[DOWN], buffers.down, places[POST_MLP_NORM], thread, sizes, tables, buffers)
+        _add(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
     _norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
     round_input(hidden, thread, buffers)
     _head(dense, thread, sizes, tables, buffers)
     meet(control, thread, threads)
 
 
-@compiled
+@inner
 def _embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> None:
-    """x = the embedding of a token, scaled, and that of its position where those are learned."""
+    """Set x to the embedding of a token, scaled, and that of its position where those are learned."""
     read_row(tables.arena, tables.linears, sizes.embed, token, x)
     for j in range(sizes.hidden):
         x[j] *= sizes.embedding_scale
@@ -122,7 +139,7 @@ def _embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> N
             x[j] += tables.vectors[row + j]
 
 
-@compiled
+@inner
 def _norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
     """The model's kind of norm."""
     if sizes.layer_norm:
@@ -131,10 +148,10 @@ def _norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) 
         rms_norm(x, sizes.hidden, tables.vectors, weight, sizes.epsilon, y)
 
 
-@compiled
+@inner
 def _add(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Add what linear `i` put out to the residual, normed before where the model does so."""
-    y, residual = buffers.output[thread], buffers.residual[thread]
+    y, residual = buffers.floats[thread, OUTPUT], buffers.floats[thread, RESIDUAL]
     gather(i, 0, sizes.hidden, sizes.threads, tables, out, y)
     if post_norm >= 0:
         rms_norm(y, sizes.hidden, tables.vectors, post_norm, sizes.epsilon, y)
@@ -142,12 +159,13 @@ def _add(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Ta
         residual[j] += y[j]
 
 
-@compiled
+@inner
 def _attention(layer: int, position: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's heads: keys and values of the token into the cache, then attention into `attended`."""
     places = tables.layers[layer]
     size, group = sizes.head_dim, sizes.heads // sizes.kv_heads
-    query, kept, out = buffers.heads[thread, 0], buffers.heads[thread, 1], buffers.heads[thread, 2]
+    own = buffers.floats[thread]
+    query, kept, out = own[QUERY], own[KEPT], own[HEAD]
     seen = position + 1 if places[WINDOW] == 0 else min(position + 1, places[WINDOW])
     first, last = share(sizes.heads, thread, sizes.threads)
     for head in range(first, last):
@@ -156,13 +174,13 @@ def _attention(layer: int, position: int, thread: int, sizes: Sizes, tables: Tab
         # Threads that share a key head both write the same row, so that neither waits for the other.
         if head == first or head % group == 0:
             at = shared * size
-            gather(places[K], at, at + size, sizes.threads, tables, buffers.k, kept)
+            gather(places[K], at, at + size, sizes.threads, tables, buffers.outputs[K], kept)
             _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
             remember(kept, size, keys[position])
-            gather(places[V], at, at + size, sizes.threads, tables, buffers.v, kept)
+            gather(places[V], at, at + size, sizes.threads, tables, buffers.outputs[V], kept)
             remember(kept, size, values[position])
         at = head * size
-        gather(places[Q], at, at + size, sizes.threads, tables, buffers.q, query)
+        gather(places[Q], at, at + size, sizes.threads, tables, buffers.outputs[Q], query)
         _turn(query, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
         for j in range(size):
             query[j] *= sizes.attention_scale
@@ -173,62 +191,62 @@ def _attention(layer: int, position: int, thread: int, sizes: Sizes, tables: Tab
             buffers.attended[at + j] = out[j]
 
 
-@compiled
+@inner
 def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Norm and rotate a query or key, where the model does so."""
     if norm >= 0:
         rms_norm(x, sizes.head_dim, tables.vectors, norm, sizes.epsilon, x)
-    rotate(x, buffers.cos[thread, kind], buffers.sin[thread, kind], sizes.rotary_dim // 2)
+    half = sizes.rotary_dim // 2
+    rotate(x, buffers.floats[thread, COS, kind * half :], buffers.floats[thread, SIN, kind * half :], half)
 
 
-@compiled
-def _mlp(places: Any, dense: bool, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
+@inner
+def _mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The neurons h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
     control, threads, neurons = buffers.control, sizes.threads, sizes.neurons
-    project(places[GATE], thread, threads, dense, tables, buffers, buffers.gate)
+    project(places[GATE], thread, threads, dense, tables, buffers, buffers.outputs[GATE])
     if places[CHOSEN_BY_GATE]:
         meet(control, thread, threads)
         _chosen_neurons(places, dense, thread, sizes, tables, buffers)
         return
     if sizes.gated:
-        project(places[UP], thread, threads, dense, tables, buffers, buffers.up)
+        project(places[UP], thread, threads, dense, tables, buffers, buffers.outputs[UP])
     meet(control, thread, threads)
-    x = buffers.x[thread]
-    gather(places[GATE], 0, neurons, threads, tables, buffers.gate, x)
+    x = buffers.floats[thread, X]
+    gather(places[GATE], 0, neurons, threads, tables, buffers.outputs[GATE], x)
     activate(sizes.activation, x, neurons)
     if sizes.gated:
-        up = buffers.neurons[thread]
-        gather(places[UP], 0, neurons, threads, tables, buffers.up, up)
+        up = buffers.floats[thread, NEURONS]
+        gather(places[UP], 0, neurons, threads, tables, buffers.outputs[UP], up)
         for j in range(neurons):
             x[j] *= up[j]
     round_input(neurons, thread, buffers)
-    project(places[DOWN], thread, threads, dense, tables, buffers, buffers.down)
+    project(places[DOWN], thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
 
 
-@compiled
-def _chosen_neurons(places: Any, dense: bool, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+@inner
+def _chosen_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's neurons that act(gate) switches on: their rows of up, and their columns of down."""
     down, up = places[DOWN], places[UP]
     first, last = input_share(down, thread, sizes.threads, tables)
-    h, active = buffers.neurons[thread], buffers.active[thread]
-    gather(places[GATE], first, last, sizes.threads, tables, buffers.gate, h[first:])
+    own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
+    h, masked = own[NEURONS], own[MASKED]
+    gather(places[GATE], first, last, sizes.threads, tables, buffers.outputs[GATE], h[first:])
     activate(sizes.activation, h[first:], last - first)
-    masked = buffers.masked[thread]
     count = choose(down, h, h, first, last, dense, tables, masked, active)
     if sizes.gated:
-        x, rows = buffers.x[thread], buffers.rows[thread]
-        codes, scales, sums = buffers.codes[thread], buffers.scales[thread], buffers.sums[thread]
-        dot_rows(tables.arena, tables.linears, up, active, 0, count, x, codes, scales, sums, rows)
+        rows, codes, sums = own[ROWS], buffers.codes[thread, 0], buffers.integers[thread, SUMS]
+        dot_rows(tables.arena, tables.linears, up, active, 0, count, own[X], codes, own[SCALES], sums, rows)
         bias = tables.linears[up, BIAS]
         for k in range(count):
             value = rows[k] if bias < 0 else rows[k] + tables.vectors[bias + active[k]]
             masked[active[k]] *= value
         buffers.counts[thread, up] += count
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.down[thread])
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
-@compiled
-def _head(dense: bool, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+@inner
+def _head(dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's logits, and the highest of them."""
     control, threads, head = buffers.control, sizes.threads, sizes.head
     project(head, thread, threads, dense, tables, buffers, buffers.logits)
@@ -242,8 +260,8 @@ def _head(dense: bool, thread: int, sizes: Sizes, tables: Tables, buffers: Buffe
     if sizes.final_softcap > 0:
         cap(sizes.final_softcap, logits, first, last)
     token = find_highest(logits, first, last)
-    buffers.best[thread, 0] = logits[token] if last > first else -np.float32(np.inf)
-    buffers.best_token[thread, 0] = token
+    buffers.floats[thread, HIGHEST, 0] = logits[token] if last > first else -np.float32(np.inf)
+    buffers.integers[thread, TOKEN, 0] = token
 
 
 @compiled

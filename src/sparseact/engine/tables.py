@@ -6,14 +6,15 @@ no objects.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture, Norm
-from sparseact.engine.formats import BLOCK, COLUMNS, Floats
-from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS
+from sparseact.engine.arena import LAYOUT, PADDED_INPUTS, PADDED_OUTPUTS
+from sparseact.engine.formats import COLUMNS, Floats
 from sparseact.engine.team import new_control
 
 PLACES = 18
@@ -22,7 +23,7 @@ PLACES = 18
     Q,  # numbers of linears
     K,
     V,
-    O,
+    O,  # noqa: E741 - as everyone calls it
     GATE,
     UP,
     DOWN,
@@ -82,44 +83,51 @@ class Tables(NamedTuple):
     frequencies: Floats
 
 
+FLOATS = 14
+"""Rows of each thread's own floats."""
+(
+    RESIDUAL,
+    X,  # input of a linear
+    SCALES,  # of the blocks of X
+    MASKED,  # input of a linear in columns, less its shift, 0 where it is off
+    MASKED_SCALES,
+    NEURONS,
+    ROWS,  # products with some rows of up
+    OUTPUT,  # what attention or MLP add to the residual
+    QUERY,
+    KEPT,  # key or value
+    HEAD,  # what a head puts out
+    COS,  # of each kind of layer, one after the other
+    SIN,
+    HIGHEST,  # the highest logit
+) = range(FLOATS)
+
+INTEGERS = 4
+"""Rows of each thread's own integers."""
+(
+    SUMS,  # of the blocks of X
+    MASKED_SUMS,
+    ACTIVE,  # numbers of the inputs that are on
+    TOKEN,  # that has the highest logit
+) = range(INTEGERS)
+
+
 class Buffers(NamedTuple):
-    """What a step writes. [threads, ...] is each thread's own; the other arrays are shared."""
+    """What a step writes. What begins with [threads] is each thread's own, the rest is shared."""
 
     control: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]  # [threads, linears] inputs that were on, over all tokens
     keys: npt.NDArray[Any]  # [layers, kv_heads, positions, head_dim padded to 16], float32 or float16 as uint16
     values: npt.NDArray[Any]
-    # What the linears put out: a row for each thread, of which only linears in columns use more than the first.
-    q: Floats
-    k: Floats
-    v: Floats
-    o: Floats
-    gate: Floats
-    up: Floats
-    down: Floats
-    logits: Floats
+    # [Q .. DOWN, parts, outputs] what linears put out; those in columns have a part for each thread.
+    outputs: Floats
+    logits: Floats  # [parts, vocabulary]
     attended: Floats  # what the heads put out
-    best: Floats  # highest logit that each thread found, a line apart
-    best_token: npt.NDArray[np.int64]
-    # From here on each thread's own.
-    residual: Floats
-    x: Floats  # input of a linear
-    codes: npt.NDArray[np.int8]  # the same quantised
-    scales: Floats
-    sums: npt.NDArray[np.int32]
-    masked: Floats  # input of a linear in columns, less its shift, zero where it is off
-    masked_codes: npt.NDArray[np.int8]
-    masked_scales: Floats
-    masked_sums: npt.NDArray[np.int32]
-    active: npt.NDArray[np.int32]
-    accumulators: npt.NDArray[np.int32]
-    neurons: Floats
-    rows: Floats  # products with some rows of up
-    output: Floats  # what attention or MLP add to the residual
-    heads: Floats  # query, key or value, output of a head, a line apart
-    attention: Floats  # weights of the positions
-    cos: Floats  # [threads, kinds of layers, rotary_dim / 2]
-    sin: Floats
+    attention: Floats  # [threads, positions] weights of a head
+    floats: Floats  # [threads, FLOATS, ...]
+    integers: npt.NDArray[np.int32]  # [threads, INTEGERS, ...]
+    codes: npt.NDArray[np.int8]  # [threads, 2, ...] X and MASKED, rounded
+    accumulators: npt.NDArray[np.int32]  # [threads, outputs] of a linear in columns
 
 
 def padded(n: int) -> int:
@@ -127,9 +135,7 @@ def padded(n: int) -> int:
     return -(-n // LINE) * LINE
 
 
-def sizes_of(
-    architecture: Architecture, threads: int, linears: dict[str, int], offsets: dict[str, int]
-) -> Sizes:
+def sizes_of(architecture: Architecture, threads: int, linears: Mapping[str, int], offsets: Mapping[str, int]) -> Sizes:
     """Sizes for a team; `linears` are the numbers of the linears, `offsets` those of the vectors, by canonical name."""
     a = architecture
     embed = linears["embed"]
@@ -160,7 +166,9 @@ def sizes_of(
     )
 
 
-def layers_of(architecture: Architecture, linears: dict[str, int], offsets: dict[str, int]) -> npt.NDArray[np.int64]:
+def layers_of(
+    architecture: Architecture, linears: Mapping[str, int], offsets: Mapping[str, int]
+) -> npt.NDArray[np.int64]:
     """The table of layers."""
     table = np.full((architecture.layers, PLACES), -1, np.int64)
     norms = {
@@ -185,55 +193,33 @@ def layers_of(architecture: Architecture, linears: dict[str, int], offsets: dict
 
 
 def buffers_of(
-    architecture: Architecture, threads: int, table: npt.NDArray[np.int64], keys: npt.NDArray[Any], values: npt.NDArray[Any]
+    architecture: Architecture,
+    threads: int,
+    table: npt.NDArray[np.int64],
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
 ) -> Buffers:
     """Buffers for a team, for the linears of a table, with a key-value cache."""
     a = architecture
-    widest_input = padded(int(table[:, PADDED_INPUTS].max()))
-    widest_output = padded(int(table[:, PADDED_OUTPUTS].max()))
-    blocks = padded(widest_input // BLOCK)
-    columns = bool((table[:, LAYOUT] == COLUMNS).any())
-    parts = threads if columns else 1
-    queries, keys_wide = a.heads * a.head_dim, a.kv_heads * a.head_dim
-    kinds = max(1, len(a.frequencies))
-
-    def own(*shape: int, dtype: Any = np.float32) -> npt.NDArray[Any]:
-        return zeros((threads, *shape), dtype)
-
+    columns = table[table[:, LAYOUT] == COLUMNS]
+    parts = threads if len(columns) else 1
+    rotations = len(a.frequencies) * a.rotary_dim // 2
+    # The head and the embedding have more outputs than any other; they have buffers of their own.
+    widest = padded(max(a.hidden, a.heads * a.head_dim, a.neurons, rotations, int(table[:, PADDED_INPUTS].max())))
+    summed = int(columns[:, PADDED_OUTPUTS].max()) if len(columns) else 0
     return Buffers(
         control=new_control(threads),
-        counts=own(padded(len(table)), dtype=np.int64),
+        counts=zeros((threads, padded(len(table))), np.int64),
         keys=keys,
         values=values,
-        q=zeros((parts, padded(queries))),
-        k=zeros((parts, padded(keys_wide))),
-        v=zeros((parts, padded(keys_wide))),
-        o=zeros((parts, padded(a.hidden))),
-        gate=zeros((parts, padded(a.neurons))),
-        up=zeros((parts, padded(a.neurons))),
-        down=zeros((parts, padded(a.hidden))),
+        outputs=zeros((DOWN + 1, parts, widest)),
         logits=zeros((parts, padded(a.vocabulary))),
-        attended=zeros((padded(queries),)),
-        best=own(LINE),
-        best_token=own(LINE, dtype=np.int64),
-        residual=own(padded(a.hidden)),
-        x=own(widest_input),
-        codes=own(widest_input, dtype=np.int8),
-        scales=own(blocks),
-        sums=own(blocks, dtype=np.int32),
-        masked=own(widest_input),
-        masked_codes=own(widest_input, dtype=np.int8),
-        masked_scales=own(blocks),
-        masked_sums=own(blocks, dtype=np.int32),
-        active=own(widest_input, dtype=np.int32),
-        accumulators=own(widest_output, dtype=np.int32),
-        neurons=own(padded(a.neurons)),
-        rows=own(padded(a.neurons)),
-        output=own(padded(a.hidden)),
-        heads=own(3, padded(a.head_dim)),
-        attention=own(padded(keys.shape[2] + 16)),
-        cos=own(kinds, padded(a.rotary_dim // 2)),
-        sin=own(kinds, padded(a.rotary_dim // 2)),
+        attended=zeros((widest,)),
+        attention=zeros((threads, padded(keys.shape[2] + 16))),
+        floats=zeros((threads, FLOATS, widest)),
+        integers=zeros((threads, INTEGERS, widest), np.int32),
+        codes=zeros((threads, 2, widest), np.int8),
+        accumulators=zeros((threads, padded(max(summed, 1))), np.int32),
     )
 
 

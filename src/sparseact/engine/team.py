@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.atomics import atomic_add, atomic_load, atomic_store, give_way, pause
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import inner
 from sparseact.errors import InputError
 
 LINE = 8
@@ -39,7 +39,7 @@ IDLE_YIELDS = 4000
 """Yields before a helper without work falls asleep: about a millisecond on an idle machine."""
 
 
-@compiled
+@inner
 def meet(control: Any, thread: int, threads: int) -> None:
     """Wait until all threads of the team are here, and have written what they wrote."""
     if threads == 1:
@@ -56,7 +56,7 @@ def meet(control: Any, thread: int, threads: int) -> None:
             give_way()
 
 
-@compiled
+@inner
 def begin_job(control: Any, threads: int) -> bool:
     """Give out a job; False if a helper sleeps. Then wake them and call again: from now on nobody falls asleep."""
     if atomic_load(control, ARMED) == 0:
@@ -68,7 +68,7 @@ def begin_job(control: Any, threads: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def next_job(control: Any, thread: int) -> bool:
     """Wait for a job that this helper has not done; False when there was none for long, or all is over."""
     asleep = ASLEEP + LINE * thread

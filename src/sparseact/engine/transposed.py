@@ -6,7 +6,7 @@ The layouts `panels` and `columns` have neighbouring rows together, so what is f
 from typing import Any
 
 from sparseact.engine.arena import CODES, FORMAT, INPUTS, LAYOUT, MINS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4M, Q8
 from sparseact.engine.packed import even_bf16, field_to_f32, load_bytes, load_nibbles, odd_bf16, quarters_to_f32
 from sparseact.engine.simd import fma, load_bf16, load_f16, load_f32, load_i32, multiply, splat_f32, store_f32
@@ -40,7 +40,7 @@ def unpack_transposed(arena: Any, table: Any, i: int, first: int, last: int, out
             read_row(arena, table, i, row, out[:, row - first])
 
 
-@compiled
+@inner
 def _offset(arena: Any, table: Any, i: int, at: int) -> Any:
     """The scales of 16 rows at place `at` among the scales, and what the code 0 stands for."""
     form = table[i, FORMAT]
@@ -50,7 +50,7 @@ def _offset(arena: Any, table: Any, i: int, at: int) -> Any:
     return scale, multiply(scale, splat_f32(-128.0 if form == Q8 else -8.0))
 
 
-@compiled
+@inner
 def _panel(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> None:
     form, inputs, padded, stride = table[i, FORMAT], table[i, INPUTS], table[i, PADDED_INPUTS], out.shape[1]
     codes = table[i, CODES]
@@ -74,7 +74,7 @@ def _panel(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> N
             store_f32(out, j * stride + column, fma(code, scale, offset))
 
 
-@compiled
+@inner
 def _chunk(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> None:
     form, rows, stride = table[i, FORMAT], table[i, PADDED_OUTPUTS], out.shape[1]
     codes = table[i, CODES]

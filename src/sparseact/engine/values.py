@@ -14,7 +14,7 @@ from sparseact.engine.arena import (
     PADDED_OUTPUTS,
     SCALES,
 )
-from sparseact.engine.cache import compiled
+from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, COLUMNS, F32, PANEL, PANELS, Q4, Q4M, Q8, ROWS
 from sparseact.engine.rows import width_of_row
 from sparseact.engine.simd import bf16_at, f16_at, f32_at
@@ -64,7 +64,7 @@ def unpack(arena: Any, table: Any, i: int, first: int, last: int, out: Any) -> N
         read_row(arena, table, i, row, out[row - first])
 
 
-@compiled
+@inner
 def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
     """Where the codes of a row's inputs j..j+15 lie: input j + k at start + k // unit * step + k % unit.
 
@@ -93,7 +93,7 @@ def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
     return row * (width_of_row(form, inputs) if form == Q8 else inputs) + j, 1, 1, 0
 
 
-@compiled
+@inner
 def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
     """Where the scale and the minimum of a row's block g lie in the arena."""
     layout, blocks = table[i, LAYOUT], table[i, PADDED_INPUTS] // BLOCK

@@ -1,0 +1,77 @@
+"""Everything that a step needs, put together from the weights, the gates of a recipe, and the size of the team."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseact.engine.architecture import Architecture
+from sparseact.engine.arena import FORMAT, OFFSET, SCALE, SELECTOR, SHIFT
+from sparseact.engine.formats import F32, Floats
+from sparseact.engine.gating import Gating
+from sparseact.engine.loading import Model, load_model
+from sparseact.engine.tables import CHOSEN_BY_GATE, Buffers, Sizes, Tables, buffers_of, layers_of, sizes_of
+from sparseact.engine.weights import Weights
+
+
+def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating]) -> Model:
+    """The weights in memory, in the layouts that the gates want, with the gates' vectors.
+
+    Raises:
+        InputError: an unknown dtype, or a damaged file.
+    """
+    layouts = dict.fromkeys(gatings, "columns")
+    extra: dict[str, Floats] = {}
+    for name, gating in gatings.items():
+        if gating.by_gate:
+            layouts[name.replace("down", "up")] = "rows"
+        extra |= {
+            f"{name}.{part}": value
+            for part, value in (("scale", gating.scale), ("shift", gating.shift))
+            if value is not None
+        }
+        if gating.shift is not None:
+            extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
+    return load_model(weights, dtype, layouts, extra)
+
+
+def assemble(
+    model: Model, architecture: Architecture, gatings: Mapping[str, Gating], *, threads: int, context: int
+) -> tuple[Sizes, Tables, Buffers]:
+    """What the compiled step reads and writes; the gates are written into the model's table."""
+    table = model.arena.table
+    layers = layers_of(architecture, model.numbers, model.offsets)
+    thresholds = np.zeros(len(table), np.float32)
+    for name, gating in gatings.items():
+        i = model.numbers[name]
+        table[i, SELECTOR] = 1
+        thresholds[i] = gating.threshold
+        table[i, SCALE] = model.offsets.get(f"{name}.scale", -1)
+        table[i, SHIFT] = model.offsets.get(f"{name}.shift", -1)
+        table[i, OFFSET] = model.offsets.get(f"{name}.offset", -1)
+        if gating.by_gate:
+            layers[int(name.split(".")[0]), CHOSEN_BY_GATE] = 1
+        if gating.shift is not None:  # with the weights as they are stored
+            offset = model.weight(name) @ gating.shift
+            model.vector(f"{name}.offset", len(offset))[:] = offset
+    kinds = max(1, len(architecture.frequencies))
+    frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
+    exact = bool((table[:, FORMAT] == F32).all())
+    keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
+    buffers = buffers_of(architecture, threads, table, keys, values)
+    return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers
+
+
+def _cache_memory(architecture: Architecture, context: int, dtype: Any) -> npt.NDArray[Any]:
+    """[layers, kv_heads, context, head_dim padded to 16] zeros; the system gives memory where something is written."""
+    shape = (architecture.layers, architecture.kv_heads, context, -(-architecture.head_dim // 16) * 16)
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # one position of a head would take a whole one
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -1,0 +1,187 @@
+"""Recipes in the engine: the same tokens' logits as with hooks on the model, and the same counts of what was read."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sparseact.engine.engine import Engine
+from sparseact.engine.gating import RUNS
+from sparseact.errors import InputError
+from sparseact.policies import (
+    CATS,
+    CETT,
+    CHESS,
+    SCAP,
+    TEAL,
+    Griffin,
+    LaRoSA,
+    Phases,
+    RSparse,
+    SparseAct,
+    TopKNeurons,
+)
+from sparseact.testing import tiny_model, tiny_tokenizer
+
+IDS = np.random.default_rng(0).integers(0, 64, 12).tolist()
+TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
+POLICIES = {
+    "sparseact": SparseAct(0.5, lm_head=True),
+    "teal": TEAL(0.5, lm_head=True),
+    "scap": SCAP(0.5),
+    "r-sparse": RSparse(0.5, alpha=1),
+    "cats": CATS(0.5),
+    "chess": CHESS(0.5),
+    "cett": CETT(0.5),
+}
+
+
+def calibrated(policy, family="llama"):
+    model = tiny_model(family)
+    return model, policy.calibrate(model, tiny_tokenizer(), TEXT)
+
+
+def by_hooks(model, recipe, ids):
+    """Logits of tokens run one by one, by hooks on the model, and the counts."""
+    logits, cache = [], None
+    with recipe(model) as density, torch.no_grad():
+        for token in ids:
+            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            logits.append(out.logits[0, -1].numpy())
+    return np.stack(logits), density
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", POLICIES)
+def test_steps_equal_hooks_on_the_model(name, threads):
+    model, recipe = calibrated(POLICIES[name])
+    expected, density = by_hooks(model, recipe, IDS)
+    with Engine.from_model(model, recipe, dtype="f32", threads=threads) as engine:
+        found = np.stack([engine.step(token) for token in IDS])
+        read = engine.density()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    shares = {gate.site.module: 1 - density.share_off(gate) for gate in recipe.gates}
+    names = {"q": "self_attn.q_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "down": "mlp.down_proj"}
+    for short, module in names.items():
+        share = shares.get(f"model.layers.1.{module}", 1.0)
+        assert read[f"1.{short}"] == pytest.approx(share, abs=1e-9), short
+    if name in {"cats", "chess"}:
+        assert read["1.up"] == read["1.down"] < 0.8
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"])
+@pytest.mark.parametrize("policy", [SparseAct(0.4), CATS(0.4)], ids=["sparseact", "cats"])
+def test_every_family_runs_them(family, policy):
+    model, recipe = calibrated(policy, family)
+    expected, _ = by_hooks(model, recipe, IDS)
+    with Engine.from_model(model, recipe, dtype="f32", threads=2) as engine:
+        np.testing.assert_allclose(np.stack([engine.step(token) for token in IDS]), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("phases", [Phases(), Phases(prefill=False), Phases(dense_first=3), Phases(dense_first=20)])
+@pytest.mark.parametrize("policy", [TEAL(0.5, lm_head=True), CATS(0.5)], ids=["teal", "cats"])
+def test_a_prompt_at_once_equals_hooks_on_the_model(policy, phases):
+    model, recipe = calibrated(replace(policy, phases=phases))
+    with recipe(model), torch.no_grad():
+        out = model(torch.tensor([IDS[:8]]), use_cache=True)
+        prompt = out.logits[0, -1].numpy()
+        after = model(torch.tensor([[IDS[8]]]), past_key_values=out.past_key_values).logits[0, -1].numpy()
+    with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
+        np.testing.assert_allclose(engine.prefill(IDS[:8]), prompt, atol=1e-4)
+        np.testing.assert_allclose(engine.step(IDS[8]), after, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", [SparseAct(0.0), TEAL(0.0, lm_head=True)], ids=["sparseact", "teal"])
+def test_level_0_is_dense_bit_by_bit(policy):
+    model, recipe = calibrated(policy)
+    with Engine.from_model(model, recipe, threads=1) as engine, Engine.from_model(model, threads=1) as dense:
+        for token in IDS:
+            np.testing.assert_array_equal(engine.step(token), dense.step(token))
+        assert engine.bytes_per_token() == dense.bytes_per_token()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q8", "q4"])
+@pytest.mark.parametrize("policy", [SparseAct(0.3, lm_head=True), CATS(0.3)], ids=["sparseact", "cats"])
+def test_rounded_weights_stay_near_the_exact_ones(policy, dtype):
+    """By the loss on forced tokens, which the masks at the edge of a threshold move a little."""
+    model, recipe = calibrated(policy)
+    ids = np.random.default_rng(1).integers(0, 64, 60)
+    with (
+        Engine.from_model(model, recipe, dtype=dtype, threads=1) as engine,
+        Engine.from_model(model, recipe, dtype="f32", threads=1) as exact,
+    ):
+        losses = []
+        for one in (engine, exact):
+            logits = torch.tensor(np.stack([one.step(token) for token in ids[:-1]]))
+            losses.append(float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]))))
+        assert abs(losses[0] - losses[1]) < (0.5 if dtype == "q4" else 0.15)
+        found, expected = engine.density(), exact.density()
+        assert found == pytest.approx(expected, abs=0.1)
+        assert min(found.values()) < 0.75
+
+
+def test_the_first_positions_are_dense():
+    model, recipe = calibrated(TEAL(0.5, phases=Phases(dense_first=4)))
+    with (
+        Engine.from_model(model, recipe, dtype="f32", threads=1) as engine,
+        Engine.from_model(model, dtype="f32", threads=1) as dense,
+    ):
+        pairs = [(engine.step(token), dense.step(token)) for token in IDS[:6]]
+        for found, expected in pairs[:4]:
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert np.abs(pairs[4][0] - pairs[4][1]).max() > 1e-3
+        engine.reset()
+        np.testing.assert_allclose(engine.step(IDS[0]), pairs[0][1], atol=1e-5)
+        assert engine.density()["0.q"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (LaRoSA(0.5), "larosa .it has a basis."),
+        (RSparse(0.5, alpha=0.6), "r-sparse .it has a low-rank correction."),
+        (Griffin(0.5), "griffin .its mask is chosen from the prompt."),
+        (TopKNeurons(0.5), "top-k .it selects by TopK, not by a threshold."),
+    ],
+)
+def test_what_does_not_run_is_refused_in_one_line(policy, reason):
+    model, recipe = calibrated(policy)
+    with pytest.raises(InputError, match=f"the engine does not run {reason}; it runs {', '.join(RUNS)}$"):
+        Engine.from_model(model, recipe)
+
+
+def test_a_recipe_of_another_model_is_refused():
+    _, recipe = calibrated(TEAL(0.5))
+    with pytest.raises(InputError, match="teal at sparsity 0[.]5 was calibrated on another model"):
+        Engine.from_model(tiny_model("llama", seed=1), recipe)
+    with pytest.raises(InputError, match="calibrate on this model"):
+        Engine.from_model(tiny_model("gpt2"), recipe)
+
+
+def test_a_recipe_is_read_from_its_folder(tmp_path):
+    model, recipe = calibrated(TEAL(0.5))
+    recipe.save(tmp_path / "teal")
+    with (
+        Engine.from_model(model, tmp_path / "teal", threads=1) as one,
+        Engine.from_model(model, recipe, threads=1) as other,
+    ):
+        np.testing.assert_array_equal(one.step(5), other.step(5))
+
+
+@pytest.mark.smollm2
+def test_a_recipe_of_the_loaded_model_runs_on_its_gguf_file(smollm2):
+    model, tokenizer = smollm2
+    recipe = TEAL(0.4).calibrate(model, tokenizer, "The ocean is deep and the sky is wide. " * 60)
+    ids = tokenizer("The capital of France is").input_ids
+    with recipe(model), torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0, -1].numpy()
+    with Engine.from_model("smollm2", recipe, dtype="f32", threads=2) as engine:
+        found = engine.prefill(ids)
+        # Masks at the edge of a threshold may go either way: nearly equal, not equal.
+        assert np.abs(found - expected).mean() < 0.02
+        assert found.argmax() == expected.argmax()
+        engine.greedy(8)
+        assert 0.5 < engine.bytes_per_token() / (4 * 134_515_008) < 0.75
