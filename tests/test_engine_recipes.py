@@ -155,7 +155,7 @@ def test_what_does_not_run_is_refused_in_one_line(policy, reason):
 
 def test_a_recipe_of_another_model_is_refused():
     _, recipe = calibrated(TEAL(0.5))
-    with pytest.raises(InputError, match="teal at sparsity 0[.]5 was calibrated on another model"):
+    with pytest.raises(InputError, match=r"teal at sparsity 0[.]5 was calibrated on another model"):
         Engine.from_model(tiny_model("llama", seed=1), recipe)
     with pytest.raises(InputError, match="calibrate on this model"):
         Engine.from_model(tiny_model("gpt2"), recipe)
