@@ -1,5 +1,6 @@
 """Engines side by side: what is measured, what is checked, and what gets no row."""
 
+import gc
 import io
 import json
 import math
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sparseact.bench import runner as runner_module
 from sparseact.bench import worker
@@ -235,3 +237,26 @@ def test_bandwidth_is_that_of_the_bytes_read(monkeypatch):
     ticks = iter([0.0, 0.5, 1.0, 1.25])
     monkeypatch.setattr(bandwidth.time, "perf_counter", lambda: next(ticks))
     assert held.measure(2) == 2**20 / 0.25  # the best of two
+
+
+def test_the_reference_of_a_recipe_stays_sparse(tmp_path):
+    from sparseact.bench.transformers_adapter import load
+    from sparseact.policies import TEAL
+    from sparseact.testing import tiny_model, tiny_tokenizer
+
+    model = tiny_model("llama")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    recipe = TEAL(0.5).calibrate(model, tiny_tokenizer(), "the quick brown fox jumps over a lazy dog " * 40)
+    recipe.save(tmp_path / "recipe")
+    options = {"model": str(tmp_path / "model"), "dtype": "f32", "threads": 1}
+    with torch.inference_mode(False):
+        sparse = load(options | {"recipe": str(tmp_path / "recipe")})
+        gc.collect()
+        found = [sparse.read([5, 6, 7]), sparse.step(8)]
+        with torch.no_grad(), recipe(model):
+            expected = model(torch.tensor([[5, 6, 7, 8]])).logits[0].numpy()
+    torch.set_grad_enabled(True)  # the adapter has a process of its own
+    np.testing.assert_allclose(found, expected[2:], atol=1e-5)
+    assert sparse.bytes_per_token() < load(options).bytes_per_token()
+    torch.set_grad_enabled(True)

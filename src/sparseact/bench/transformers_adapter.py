@@ -29,8 +29,8 @@ class _Eager:
         self.model, _ = load_model(options["model"], device="cpu", dtype=DTYPES[options["dtype"]])
         self.density = None
         if options.get("recipe"):
-            # Hooked for the life of this process.
-            self.density = ExitStack().enter_context(load_recipe(options["recipe"])(self.model))
+            self.hooks = ExitStack()  # kept, for the hooks to live as long as this model
+            self.density = self.hooks.enter_context(load_recipe(options["recipe"])(self.model))
         self.reset()
 
     def reset(self) -> None:
