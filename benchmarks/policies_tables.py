@@ -29,6 +29,7 @@ DRAWN = {
 """Colour and marker of the policies that are named in the plot; the others are grey."""
 
 NAMED = ("sparseact", "teal", "wina")
+"""The default policy, and the two that the design sets it beside."""
 
 Row = dict[str, Any]
 
@@ -110,7 +111,7 @@ def in_full(rows: list[Row]) -> str:
 
 def headline(rows: dict[str, list[Row]]) -> str:
     """The default policy beside TEAL and WINA."""
-    lines = [_head(["", "sparsity", "`sparseact`", "`teal`", "`wina`"])]
+    lines = [_head(["", "sparsity", *(f"`{name}`" for name in NAMED)])]
     for model, of_model in rows.items():
         cells = {(row["policy"], row["sparsity"]): row for row in of_model}
         lines += [
