@@ -14,9 +14,11 @@ from numba import config, njit
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Sums may be reordered and fused; NaN and infinity keep their meaning (attention masks with -inf).
+# Sums may be reordered and fused; NaN and infinity keep their meaning (attention masks with -inf). Arrays are
+# not counted: a view would cost an atomic addition, for which threads fight. So nothing may be allocated there.
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
+    "_nrt": False,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
