@@ -125,6 +125,7 @@ def calibrate_gates(
         "calibration": calibration.meta,
         "element_size": model.dtype.itemsize,
         "options": asdict(policy),  # type: ignore[call-overload]
+        "levels": {site.module: round(level, 4) for site, level in levels.items()},
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},
     }
