@@ -11,7 +11,9 @@ from sparseact.engine.arena import Arena, Linear
 from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import FORMATS, LAYOUTS, Quantised, dequantise, quantise
 from sparseact.engine.inputs import quantise_input
+from sparseact.engine.loading import Model
 from sparseact.engine.panels import dot_panels
+from sparseact.engine.products import products
 from sparseact.engine.rows import dot_rows
 from sparseact.engine.transposed import unpack_transposed
 from sparseact.engine.values import read_row, unpack
@@ -75,6 +77,30 @@ def test_a_range_of_panels_writes_nothing_else(form):
     assert np.all(p.y[:32] == 77)
     assert np.all(p.y[64:] == 77)
     p.assert_close(p.y[32:64], p.expected()[32:64], slice(32, 64))
+
+
+def model_of(p):
+    """The arena's linear in the middle, by name."""
+    return Model(p.arena, {"it": 1}, np.zeros(1, np.float32), {})
+
+
+@FORMS
+@pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=15, deadline=None)
+@given(SIZES, st.integers(1, 20), st.integers(0, 2**32))
+def test_many_tokens_at_once_are_one_after_the_other_to_the_bit(form, layout, sizes, tokens, seed):
+    panels, p = Problem(form, "panels", *sizes, seed), Problem(form, layout, *sizes, seed)
+    xs = np.random.default_rng(seed).standard_normal((tokens, sizes[1])).astype(np.float32)
+    with products(model_of(p), threads=2) as product:
+        found = product("it", xs)
+    assert found.shape == (tokens, sizes[0])
+    for x, y in zip(xs, found, strict=True):
+        panels.x[: sizes[1]] = x
+        quantise_input(panels.x, sizes[1], panels.aq, panels.ascale, panels.asum)
+        panels.assert_close(y, panels.expected())
+        arguments = (panels.x, panels.aq, panels.ascale, panels.asum, panels.y)
+        dot_panels(panels.arena.data, panels.arena.table, 1, 0, -(-sizes[0] // 16), *arguments)
+        np.testing.assert_array_equal(y, panels.y[: sizes[0]])
 
 
 @FORMS

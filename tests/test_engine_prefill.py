@@ -39,6 +39,7 @@ def test_chunks_and_single_steps_with_the_cache_equal_one_go(family, monkeypatch
     whole_cache, cache = (Cache.empty(forward.architecture, 50) for _ in range(2))
     whole = forward.prefill(IDS, whole_cache)
     monkeypatch.setattr(prefill, "CHUNK", 7)
+    monkeypatch.setattr(prefill, "QUERIES", 3)
     parts = [forward.prefill(part, cache) for part in (IDS[:23], IDS[23:24], IDS[24:25], IDS[25:])]
     np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-5)
     np.testing.assert_allclose(cache.keys, whole_cache.keys, atol=2e-5)
@@ -74,35 +75,13 @@ def test_a_float16_cache_costs_little():
     assert 0 < np.abs(halved - exact).max() < 0.02
 
 
-def test_each_linear_is_unpacked_once_in_a_prefill(monkeypatch):
-    monkeypatch.setattr(prefill, "CHUNK", 8)
-    weights, asked = open_weights(tiny_model("llama")), []
-
-    def linear(name, first=0, last=None):
-        asked.append(name)
-        return weights.floats(name, first, last)
-
-    plain = Forward.reading(weights)
-    Forward(plain.architecture, linear, plain.vectors, plain.embed).prefill(IDS, Cache.empty(plain.architecture, 40))
-    linears = ("q", "k", "v", "o", "gate", "up", "down")
-    assert sorted(asked) == sorted(f"{layer}.{name}" for layer in range(3) for name in linears)
-
-
-def test_the_head_is_read_in_blocks_of_rows(monkeypatch):
-    forward = Forward.reading(open_weights(tiny_model("phi")))  # its head has a bias
-    hidden = forward.prefill(IDS, Cache.empty(forward.architecture, 40))
-    whole = forward.logits(hidden)
-    monkeypatch.setattr(prefill, "HEAD_ROWS", 10)
-    np.testing.assert_allclose(forward.logits(hidden[-1:]), whole[-1:], atol=1e-5)
-
-
 def test_replaced_inputs_are_what_the_linears_see():
     """Channels of every linear cut at a threshold, against hooks on the model."""
     model = tiny_model("llama")
     seen = []
 
-    def replace(name, x, outputs):
-        seen.append((name, tuple(outputs)))
+    def replace(name, x, outputs, start):
+        seen.append((name, tuple(outputs), start))
         return np.where(np.abs(x) > 0.3, x, np.float32(0))
 
     forward = Forward.reading(open_weights(model), replace=replace)
@@ -116,8 +95,8 @@ def test_replaced_inputs_are_what_the_linears_see():
     for hook in hooks:
         hook.remove()
     assert np.abs(sparse - reference(model)).max() > 0.1
-    assert seen[4] == ("0.gate", ("q", "k", "v", "o"))
-    assert seen[6] == ("0.down", ("q", "k", "v", "o", "gate", "up"))
+    assert seen[4] == ("0.gate", ("q", "k", "v", "o"), 0)
+    assert seen[6] == ("0.down", ("q", "k", "v", "o", "gate", "up"), 0)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from sparseact.engine.arena import INPUTS, LAYOUT
 from sparseact.engine.assembly import assemble, load_gated
 from sparseact.engine.formats import PANELS, Array, Floats
 from sparseact.engine.gating import read_gates
+from sparseact.engine.loading import Model
 from sparseact.engine.neurons import activate
 from sparseact.engine.prefill import Cache, Forward
+from sparseact.engine.products import products
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, run
 from sparseact.engine.tables import Buffers, Sizes, Tables
 from sparseact.engine.team import Team
@@ -75,6 +77,7 @@ class Engine:
         self._buffers = buffers
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
+        self._vectors = _vectors(self._model, self.architecture)
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._steps = 0
         self._lead = partial(run, 0, sizes, tables, buffers)
@@ -133,18 +136,14 @@ class Engine:
         tokens = _tokens(ids, self.architecture.vocabulary)
         self._need_room(len(tokens))
         self._run_chosen()
-        dense_first = min(len(tokens), max(0, self._dense_first() - self._cache.length))
         sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
-        if not sparse or dense_first in {0, len(tokens)}:
-            hidden = self._forward(sparse=sparse and not dense_first).prefill(tokens, self._cache)
-        else:
-            self._forward(sparse=False).prefill(tokens[:dense_first], self._cache)
-            hidden = self._forward(sparse=True).prefill(tokens[dense_first:], self._cache)
-        last = hidden[-1:]
-        head = self._gatings.get("embed" if self.architecture.tied else "head")
-        if head is not None and sparse and self._cache.length > self._dense_first():
-            last = head.keep(last, last)
-        logits = self._forward(sparse=False).logits(last)[0]
+        with products(self._model, self.threads) as product:
+            embed, mask = partial(self._model.rows, "embed"), self._mask if sparse else None
+            forward = Forward(self.architecture, product, self._vectors, embed, mask)
+            last = forward.prefill(tokens, self._cache)[-1:]
+            if sparse:
+                last = self._mask("embed" if self.architecture.tied else "head", last, {}, self._cache.length - 1)
+            logits = forward.logits(last)[0]
         self._buffers.control[FOUND] = int(logits.argmax())
         return logits
 
@@ -259,29 +258,28 @@ class Engine:
                 f"the context has room for {self.context} tokens: {self.position} are there, and {n} more do not fit"
             )
 
-    def _forward(self, *, sparse: bool) -> Forward:
-        """The forward over many tokens."""
-        model = self._model
-        shapes = self.architecture.shapes()
-        vectors = {
-            name: model.vector(name, int(np.prod(shapes[name]))).reshape(shapes[name])
-            for name in model.offsets
-            if name in shapes
-        }
-        embed = partial(model.rows, "embed")
-        return Forward(self.architecture, model.weight, vectors, embed, self._replace if sparse else None)
-
-    def _replace(self, name: str, x: Floats, outputs: Mapping[str, Floats]) -> Floats:
+    def _mask(self, name: str, x: Floats, outputs: Mapping[str, Floats], start: int) -> Floats:
+        """What a linear sees of the inputs [tokens, inputs] of tokens from position `start` on."""
         gating = self._gatings.get(name)
         if gating is None:
             return x
         signal = activate(outputs["gate"], self.architecture.activation) if gating.by_gate else x
-        return gating.keep(x, signal)
+        kept = gating.keep(x, signal)
+        dense = max(0, self._dense_first() - start)
+        kept[:dense] = x[:dense]
+        return kept
 
 
 def _run(sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> None:
     """A helper's work: see `step.run`."""
     run(thread, sizes, tables, buffers)
+
+
+def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:
+    """Norms, biases and learned positions by canonical name."""
+    shapes = architecture.shapes()
+    wanted = {name: shapes[name] for name in model.offsets if name in shapes}
+    return {name: model.vector(name, int(np.prod(shape))).reshape(shape) for name, shape in wanted.items()}
 
 
 def _numbers(cached: npt.NDArray[Any]) -> npt.NDArray[Any]:

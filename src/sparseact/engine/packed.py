@@ -64,6 +64,14 @@ def high_nibbles(e: Emitter, a: Any) -> ir.Value:
     return e.ir.lshr(a, same(64, 4, _I8))
 
 
+@operation(i32x16)
+def load_pairs(e: Emitter, array: Any, i: Any, j: Any) -> ir.Value:
+    """16 numbers of 16 bits from i on, each with one from j on above it. `i` and `j` have one type."""
+    half = ir.VectorType(_I16, LANES)
+    low, high = (e.ir.zext(e.load(array, at, half), _V_I32) for at in (i, j))
+    return e.ir.or_(low, e.ir.shl(high, same(LANES, 16, _I32)))
+
+
 @operation(f32x16)
 def even_bf16(e: Emitter, pairs: Any) -> ir.Value:
     """The first bfloat16 of each of 16 pairs (load_i32)."""
@@ -130,6 +138,18 @@ def interleave_low_16(e: Emitter, a: Any, b: Any) -> ir.Value:
 def interleave_high_16(e: Emitter, a: Any, b: Any) -> ir.Value:
     """Bytes 8..15 of each 16 of a and b, alternating in twos."""
     return _interleaved(e, a, b, 2, 1)
+
+
+@operation(u8x64)
+def join_nibbles(e: Emitter, low: Any, high: Any) -> ir.Value:
+    """Numbers in 0..15 as halves of bytes."""
+    return e.ir.or_(low, e.ir.shl(high, same(64, 4, _I8)))
+
+
+@operation(types.void)
+def store_bytes(e: Emitter, array: Any, i: Any, value: Any) -> ir.Value:
+    """64 bytes."""
+    return e.store(array, i, value)
 
 
 # Two blocks in one vector

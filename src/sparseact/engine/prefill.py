@@ -1,10 +1,10 @@
-"""Many tokens at once in NumPy: the engine's prefill, and the slow reference of its compiled step."""
+"""Many tokens at once in NumPy but for the products: the engine's prefill, and the reference of its compiled step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,18 +16,14 @@ from sparseact.errors import InputError
 
 CHUNK = 256
 """Tokens that go through a layer at once: more cost memory, fewer cost time."""
-HEAD_ROWS = 16384
-"""Tokens of the vocabulary whose logits are computed at once."""
+QUERIES = 64
+"""Tokens whose attention is computed at once."""
 
-Replace = Callable[[str, Floats, Mapping[str, Floats]], Floats]
-"""(name, input [tokens, inputs], the layer's outputs so far by short name) -> what the linear sees."""
-
-
-class Linear(Protocol):
-    """How to get the weight of a linear."""
-
-    def __call__(self, name: str, first: int = 0, last: int | None = None) -> Floats:
-        """Rows `first` to `last` of the weight [outputs, inputs]."""
+Product = Callable[[str, Floats], Floats]
+"""(canonical name of a linear, input [tokens, inputs]) -> its outputs [tokens, outputs], without its bias."""
+Replace = Callable[[str, Floats, Mapping[str, Floats], int], Floats]
+"""(name, input [tokens, inputs], the layer's outputs so far by short name, the first token's position) -> what the
+linear sees."""
 
 
 @dataclass
@@ -56,14 +52,14 @@ class Forward:
 
     Attributes:
         architecture: of the model.
-        linear: weights by canonical name; each is asked for once in a prefill.
+        product: of a linear and its input.
         vectors: norms, biases and learned positions by canonical name.
         embed: rows [tokens, hidden] of the embedding.
         replace: what the linears of the layers see instead of their input, for sparse runs.
     """
 
     architecture: Architecture
-    linear: Linear
+    product: Product
     vectors: Mapping[str, Floats]
     embed: Callable[[Array], Floats]
     replace: Replace | None = None
@@ -79,7 +75,10 @@ class Forward:
         def embed(ids: Array) -> Floats:
             return np.concatenate([weights.floats("embed", token, token + 1) for token in ids.tolist()])
 
-        return cls(weights.architecture, weights.floats, vectors, embed, replace)
+        def product(name: str, x: Floats) -> Floats:
+            return x @ weights.floats(name).T
+
+        return cls(weights.architecture, product, vectors, embed, replace)
 
     def prefill(self, ids: Sequence[int] | Array, cache: Cache) -> Floats:
         """Run tokens that follow those in the cache, and add them to it.
@@ -100,7 +99,7 @@ class Forward:
         if not self.architecture.rotary_dim:
             hidden = hidden + self.vectors["positions"][start : start + len(tokens)]
         chunks = [slice(first, min(first + CHUNK, len(tokens))) for first in range(0, len(tokens), CHUNK)]
-        # Layers outside, chunks inside: the weights of a layer are unpacked once.
+        # Layers outside, chunks inside: the weights of a layer stay in the cache.
         for layer in range(self.architecture.layers):
             block = _Layer(self, layer, cache.keys[layer], cache.values[layer])
             for chunk in chunks:
@@ -110,11 +109,7 @@ class Forward:
 
     def logits(self, hidden: Floats) -> Floats:
         """Logits [tokens, vocabulary] of what `prefill` returned for some tokens."""
-        name, rows = "embed" if self.architecture.tied else "head", self.architecture.vocabulary
-        logits = np.empty((len(hidden), rows), np.float32)
-        for first in range(0, rows, HEAD_ROWS):
-            last = min(first + HEAD_ROWS, rows)
-            logits[:, first:last] = hidden @ self.linear(name, first, last).T
+        logits = self.product("embed" if self.architecture.tied else "head", hidden)
         logits += self.vectors.get("head.bias", np.float32(0))
         return softcap(logits, self.architecture.final_softcap)
 
@@ -144,19 +139,19 @@ class Forward:
 
 
 class _Layer:
-    """One block, with its weights unpacked for all chunks."""
+    """One block."""
 
     def __init__(self, forward: Forward, layer: int, keys: Array, values: Array) -> None:
         self.forward, self.layer, self.keys, self.values = forward, layer, keys, values
         self.architecture = forward.architecture
-        self.weights: dict[str, Floats] = {}
         self.outputs: dict[str, Floats] = {}
+        self.start = 0
 
     def run(self, hidden: Floats, start: int) -> Floats:
         """The residual stream [tokens, hidden] of tokens from position `start` on, after this block."""
-        self.outputs = {}
+        self.outputs, self.start = {}, start
         normed = self.norm("attention_norm", hidden)
-        attended = self.apply("o", self.attention(normed, start))
+        attended = self.apply("o", self.attention(normed))
         if self.architecture.parallel:
             return hidden + attended + self.mlp(normed)
         if self.architecture.post_norms:
@@ -171,9 +166,9 @@ class _Layer:
             neurons *= self.apply("up", x)
         return self.apply("down", neurons)
 
-    def attention(self, x: Floats, start: int) -> Floats:
+    def attention(self, x: Floats) -> Floats:
         """What the heads put out [tokens, heads * head_dim]; their keys and values go into the cache."""
-        sizes = self.architecture
+        sizes, start = self.architecture, self.start
         end = start + len(x)
         queries = self.apply("q", x).reshape(len(x), sizes.heads, sizes.head_dim)
         keys = self.apply("k", x).reshape(len(x), sizes.kv_heads, sizes.head_dim)
@@ -186,30 +181,39 @@ class _Layer:
             queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
         self.keys[:, start:end] = keys.swapaxes(0, 1)
         self.values[:, start:end] = values.swapaxes(0, 1)
+        return self.attend(queries)
 
-        window = sizes.windows[self.layer]
+    def attend(self, queries: Floats) -> Floats:
+        """The means of the values that queries [tokens, heads, head_dim] see, [tokens, heads * head_dim]."""
+        sizes, start, window = self.architecture, self.start, self.architecture.windows[self.layer]
+        tokens, end = len(queries), start + len(queries)
         first = max(0, start - window + 1) if window else 0
-        distance = np.arange(start, end)[:, None] - np.arange(first, end)
-        unseen = (distance < 0) | (distance >= window) if window else distance < 0
-        out = np.empty_like(queries)
-        for head in range(sizes.heads):
-            shared = head * sizes.kv_heads // sizes.heads
-            seen_keys = self.keys[shared, first:end].astype(np.float32, copy=False)
-            seen_values = self.values[shared, first:end].astype(np.float32, copy=False)
-            scores = queries[:, head] @ seen_keys.T * np.float32(sizes.attention_scale)
-            scores = softcap(scores, sizes.attention_softcap)
-            scores[unseen] = -np.inf
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            out[:, head] = weights @ seen_values / weights.sum(-1, keepdims=True)
-        return out.reshape(len(x), -1)
+        seen_keys = self.keys[:, first:end].astype(np.float32).swapaxes(1, 2)
+        seen_values = self.values[:, first:end].astype(np.float32)
+        # [kv_heads, heads that share them, tokens, head_dim], some tokens at a time: later ones are not computed.
+        scaled = queries * np.float32(sizes.attention_scale)
+        by_head = scaled.reshape(tokens, sizes.kv_heads, -1, sizes.head_dim).transpose(1, 2, 0, 3)
+        out = np.empty((tokens, sizes.heads, sizes.head_dim), np.float32)
+        for some in range(0, tokens, QUERIES):
+            asking = np.arange(start + some, min(start + some + QUERIES, end))
+            seen = np.arange(max(first, asking[0] - window + 1) if window else 0, asking[-1] + 1)
+            part = slice(seen[0] - first, seen[-1] + 1 - first)
+            distance = asking[:, None] - seen
+            unseen = (distance < 0) | (distance >= window) if window else distance < 0
+            asked = by_head[:, :, some : some + QUERIES].reshape(sizes.kv_heads, -1, sizes.head_dim)
+            weights = softcap(asked @ seen_keys[:, :, part], sizes.attention_softcap)
+            np.copyto(weights.reshape(sizes.kv_heads, -1, *unseen.shape), -np.inf, where=unseen)
+            weights -= weights.max(-1, keepdims=True)
+            np.exp(weights, out=weights)
+            means = weights @ seen_values[:, part] / weights.sum(-1, keepdims=True)
+            out[some : some + QUERIES] = means.reshape(sizes.heads, len(asking), -1).swapaxes(0, 1)
+        return out.reshape(tokens, -1)
 
     def apply(self, name: str, x: Floats) -> Floats:
         """A linear of this block, with its bias."""
         if self.forward.replace is not None:
-            x = self.forward.replace(f"{self.layer}.{name}", x, self.outputs)
-        if name not in self.weights:
-            self.weights[name] = self.forward.linear(f"{self.layer}.{name}")
-        y = x @ self.weights[name].T
+            x = self.forward.replace(f"{self.layer}.{name}", x, self.outputs, self.start)
+        y = self.forward.product(f"{self.layer}.{name}", x)
         bias = self.forward.vectors.get(f"{self.layer}.{name}.bias")
         if bias is not None:
             y += bias

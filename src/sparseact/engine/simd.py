@@ -21,6 +21,9 @@ from sparseact.engine.targets import Target, half_to_float_ir
 
 LANES = 16
 
+FIXED = ("nsz",)
+"""Numba lets LLVM reorder what has no flags. With this one, vectors are added as written: alike in every kernel."""
+
 _F32 = ir.FloatType()
 _I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _V_F32 = ir.VectorType(_F32, LANES)
@@ -91,6 +94,12 @@ class Emitter:
         """Call one of LLVM's own functions, or a function of the process."""
         signature = ir.FunctionType(result, [argument.type for argument in arguments])
         return self.ir.call(cgutils.get_or_insert_function(self.ir.module, signature, name), arguments)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """The sum a * b + c, rounded once where the machine can: a function call per lane would be no use."""
+        if self.target.architecture == "x86_64" and "fma" not in self.target.features:
+            return self.ir.fadd(self.ir.fmul(a, b, flags=FIXED), c, flags=FIXED)
+        return self.call("llvm.fma.v16f32", _V_F32, a, b, c)
 
     def splat(self, value: ir.Value, lanes: int = LANES) -> ir.Value:
         """A vector with the same value in each lane."""
@@ -225,21 +234,19 @@ def splat_i32(e: Emitter, value: Any) -> ir.Value:
 @operation(f32x16)
 def add(e: Emitter, a: Any, b: Any) -> ir.Value:
     """The sum a + b."""
-    return e.ir.fadd(a, b)
+    return e.ir.fadd(a, b, flags=FIXED)
 
 
 @operation(f32x16)
 def multiply(e: Emitter, a: Any, b: Any) -> ir.Value:
     """The product a * b."""
-    return e.ir.fmul(a, b)
+    return e.ir.fmul(a, b, flags=FIXED)
 
 
 @operation(f32x16)
 def fma(e: Emitter, a: Any, b: Any, c: Any) -> ir.Value:
-    """The sum a * b + c, rounded once where the machine can: a function call per lane would be no use."""
-    if e.target.architecture == "x86_64" and "fma" not in e.target.features:
-        return e.ir.fadd(e.ir.fmul(a, b), c)
-    return e.call("llvm.fma.v16f32", _V_F32, a, b, c)
+    """The sum a * b + c, rounded once where the machine can."""
+    return e.fma(a, b, c)
 
 
 @operation(i32x16)
