@@ -28,6 +28,9 @@ DRAWN = {
 }
 """Colour and marker of the policies that are named in the plot; the others are grey."""
 
+DRAWN_FIELDS = (("ratio", "perplexity / dense - 1", 30), ("kl", "KL from dense (nats)", 5))
+"""Field, label and end of the axis: what lies beyond is no model any more."""
+
 NAMED = ("sparseact", "teal", "wina")
 """The default policy, and the two that the design sets it beside."""
 
@@ -96,10 +99,10 @@ def in_full(rows: list[Row]) -> str:
                     f"{row['sparsity']:g}",
                     f"{row['achieved']:.3f}",
                     f"{row['bytes_per_token'] / 1e6:.0f}",
-                    f"{row['ratio']:.3f}",
+                    _number(row["ratio"]),
                     f"{row['kl']:.3f}",
                     f"{row['agreement']:.3f}",
-                    f"{answers['ratio']:.3f}",
+                    _number(answers["ratio"]),
                     f"{answers['kl']:.3f}",
                     f"{answers['achieved']:.3f}",
                     str(row["tokens"]),
@@ -144,10 +147,10 @@ def draw(rows: dict[str, list[Row]], path: Path) -> None:
     axes = figure.subplots(2, len(rows), squeeze=False)
     for column, (model, of_model) in enumerate(rows.items()):
         measured = [row for row in of_model if "ratio" in row]
-        for line, (field, label) in enumerate((("ratio", "perplexity / dense - 1"), ("kl", "KL from dense (nats)"))):
+        for line, (field, label, top) in enumerate(DRAWN_FIELDS):
             ax = axes[line][column]
             _curves(measured, ax, field)
-            ax.set(yscale="log", xlabel="MB of weights read per token (float32)", ylabel=label)
+            ax.set(yscale="log", ylim=(1e-3, top), xlabel="MB of weights read per token (float32)", ylabel=label)
             ax.set_title(MODELS[model] if line == 0 else "")
             ax.grid(alpha=0.25)
     axes[0][0].legend(fontsize=8, loc="upper right")
@@ -175,7 +178,11 @@ def _ratio(row: Row | None) -> float:
 def _cell(row: Row | None) -> str:
     if row is None:
         return ""
-    return "out of reach" if "refused" in row else f"{row['ratio']:.3f}"
+    return "out of reach" if "refused" in row else _number(row["ratio"])
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < 1000 else f"{ratio:.0e}"
 
 
 def _head(names: list[str]) -> str:
