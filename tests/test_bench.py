@@ -14,10 +14,12 @@ import torch
 
 from sparseact.bench import runner as runner_module
 from sparseact.bench import worker
-from sparseact.bench.rates import Check, Spread, bandwidth_share, is_disturbed, ratios
-from sparseact.bench.runner import Runner, RunnerError, Spec, Times
-from sparseact.bench.session import Work, admit, perplexity, sample
-from sparseact.errors import InputError
+from sparseact.bench.peers import Setup, gguf_bytes
+from sparseact.bench.rates import Check, Spread, bandwidth_share, is_disturbed, perplexity, ratios
+from sparseact.bench.runner import Runner, RunnerError, Times
+from sparseact.bench.session import Work, admit, losses, sample
+from sparseact.bench.spec import Spec, runners
+from sparseact.errors import InputError, MissingExtraError
 
 BIGRAM = '''
 """The logits of the next token are a row of a table: of token t, the token (t + 1) % 5 gets 1, all others 0."""
@@ -32,14 +34,6 @@ class Bigram:
         self.calls.append(len(ids))
         self.last = ids[-1]
         return np.eye(5, dtype=np.float32)[(self.last + 1) % 5]
-    def step(self, token):
-        self.read([token])
-        self.calls[-1] = "step"
-        return np.eye(5, dtype=np.float32)[(token + 1) % 5]
-    def greedy(self, tokens):
-        found = [(self.last + 1 + n) % 5 for n in range(tokens)]
-        self.last = found[-1]
-        return found
     def bytes_per_token(self):
         return 25.0 * self.options["threads"]
     def versions(self):
@@ -132,17 +126,29 @@ def test_samples_that_shared_the_cores_are_told(wall, cpu, waited, threads, dist
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        (Check(10.4, 10.0, 20.9, 20.0), None),
-        (Check(10.6, 10.0, 20.0, 20.0), "decode perplexity 10.6 where the reference has 10 (+6.0%)"),
-        (Check(9.4, 10.0, 20.0, 20.0), "(-6.0%)"),  # too good is wrong as well
-        (Check(10.0, 10.0, 52.85, 8.9), "prefill perplexity 52.85"),
-        (Check(math.nan, 10.0, 20.0, 20.0), "decode perplexity nan"),
-        (Check(math.inf, 10.0, 20.0, 20.0), "decode perplexity inf"),
+        (Check(10.4, 10.0, 0.0), None),
+        (Check(10.6, 10.0, 0.0), "perplexity 10.6 where the reference has 10 (+6.0%)"),
+        (Check(9.4, 10.0, 0.0), "(-6.0%)"),  # too good is wrong as well
+        (Check(10.6, 10.0, 0.01), None),  # 5% and two standard errors
+        (Check(10.8, 10.0, 0.01), "(+8.0%)"),
+        (Check(11.6, 10.0, 0.3), "(+16.0%)"),  # however uncertain
+        (Check(math.nan, 10.0, math.inf), "perplexity nan"),
+        (Check(math.inf, 10.0, math.inf), "perplexity inf"),
     ],
 )
 def test_an_engine_whose_perplexity_is_off_is_refused(check, said):
     refusal = check.refusal()
     assert refusal is None if said is None else said in refusal
+
+
+def test_perplexities_and_the_error_of_their_difference_by_hand():
+    check = Check.of([1.0, 3.0, 2.0], [1.0, 2.0, 3.0])  # differences 0, 1, -1: variance 1, of the mean 1 / 3
+    assert (check.perplexity, check.reference) == (pytest.approx(math.e**2), pytest.approx(math.e**2))
+    assert check.error == pytest.approx(math.sqrt(1 / 3))
+    assert perplexity([1e6, 0.0]) == math.inf
+    wrong = Check.of([math.nan, 1.0], [1.0, 1.0])
+    assert math.isnan(wrong.perplexity)
+    assert "nan" in wrong.refusal()
 
 
 def test_loss_of_a_token_is_that_of_torch():
@@ -158,20 +164,20 @@ def test_decode_loss_reads_the_prompt_together_and_the_rest_one_by_one(bigram):
     held = worker.Worker(runpy.run_path(str(bigram))["load"])
     held.load(model="table", threads=1)
     found = held.nll([0, 1, 2, 3, 3, 4], 3, "decode")
-    assert held.model.calls == ["reset", 3, "step", "step"]
-    assert found["tokens"] == 3
-    assert found["nll"] == pytest.approx((2 * LIKELY + UNLIKELY) / 3)
+    assert held.model.calls == ["reset", 3, 1, 1]
+    assert found["nll"] == pytest.approx([LIKELY, UNLIKELY, LIKELY])
 
 
 def test_prefill_loss_reads_pieces_cut_in_several_ways(bigram):
     held = worker.Worker(runpy.run_path(str(bigram))["load"])
     held.load(model="table", threads=1)
     ids = [n % 5 for n in range(80)]
-    ids[40] = 4  # predicted after one piece of the first cut: ids[39] is 4, so 0 was likely
+    ids[32] = 4  # predicted after one piece of the first cut: ids[31] is 1, so 2 was likely
     found = held.nll(ids, 8, "prefill")
-    assert held.model.calls == ["reset", 8, 32, 32, "reset", 16, 32, "reset", 24, 32, "reset", 32, 32]
-    assert found["tokens"] == 9
-    assert found["nll"] == pytest.approx((8 * LIKELY + UNLIKELY) / 9)
+    firsts = range(8, 30, 3)
+    assert held.model.calls == [call for first in firsts for call in ["reset", first, *[24] * ((79 - first) // 24)]]
+    assert len(found["nll"]) == 3 * 8 - sum(first + 48 > 79 for first in firsts)
+    assert sorted(found["nll"]) == pytest.approx([*[LIKELY] * (len(found["nll"]) - 1), UNLIKELY])
 
 
 def test_a_failure_is_an_answer(bigram):
@@ -179,8 +185,10 @@ def test_a_failure_is_an_answer(bigram):
     answers = io.StringIO()
     worker.serve(held, io.StringIO('{"do": "load", "model": "missing"}\n{"do": "prefill", "ids": [1]}\n'), answers)
     first, second = map(json.loads, answers.getvalue().splitlines())
-    assert first == {"error": "FileNotFoundError: no such table: missing"}
+    assert first == {"error": "FileNotFoundError: no such table: missing", "input": False}
     assert "error" in second
+    assert worker.refusal(MissingExtraError("numba", "engine"))["input"]
+    assert worker.refusal(InputError("no such\n recipe")) == {"error": "no such recipe", "input": True}
 
 
 def test_a_runner_measures_in_a_process_of_its_own(bigram):
@@ -192,12 +200,13 @@ def test_a_runner_measures_in_a_process_of_its_own(bigram):
         assert times.wall > 0
         assert times.cpu >= 0
         assert runner.decode(4)[1] == [3, 4, 0, 1]
-        assert perplexity(runner, work, "decode") == pytest.approx(math.exp(LIKELY))
+        assert losses(runner, work, "decode") == pytest.approx([LIKELY] * 8)
         usage = runner.usage()
         assert usage["bytes_per_token"] == 50
         assert 1e6 < usage["peak_memory_bytes"] < 1e9
-        row = admit(runner, work, {"decode": math.exp(LIKELY), "prefill": math.exp(UNLIKELY)})
-        assert row["decode"] == pytest.approx(row["decode_reference"])
+        reference = {"decode": [LIKELY] * 8, "prefill": [UNLIKELY] * len(losses(runner, work, "prefill"))}
+        row = admit(runner, work, reference)
+        assert row["decode"]["perplexity"] == pytest.approx(row["decode"]["reference"])
         assert row["refused"].startswith("prefill perplexity")
         assert "decode perplexity" not in row["refused"]
         rates = sample(runner, work, 2)
@@ -220,7 +229,7 @@ def test_engines_agree_on_a_model(tiny_gguf):
     work, found = Work(ids, prompt=8, tokens=6), {}
     for name in ("transformers:f32", "engine:f32"):
         with Runner(Spec.parse(name), tiny_gguf, threads=1, context=work.context, python=sys.executable) as runner:
-            phases = [perplexity(runner, work, phase) for phase in ("decode", "prefill")]
+            phases = [perplexity(losses(runner, work, phase)) for phase in ("decode", "prefill")]
             runner.prefill(ids[:8])
             found[name] = (phases, runner.decode(6)[1], runner.decode(2)[1], runner.usage()["bytes_per_token"])
     reference, ours = found.values()
@@ -253,8 +262,93 @@ def test_the_reference_of_a_recipe_stays_sparse(tmp_path):
     with torch.set_grad_enabled(False):  # and back: the adapter, with a process of its own, leaves it off
         sparse = load(options | {"recipe": str(tmp_path / "recipe")})
         gc.collect()
-        found = [sparse.read([5, 6, 7]), sparse.step(8)]
+        found = [sparse.read([5, 6, 7]), sparse.read([8])]
         with recipe(model):
             expected = model(torch.tensor([[5, 6, 7, 8]])).logits[0].numpy()
         assert sparse.bytes_per_token() < load(options).bytes_per_token()
     np.testing.assert_allclose(found, expected[2:], atol=1e-5)
+
+
+def test_what_is_measured_beside_the_engine(tmp_path):
+    (tmp_path / "recipe.json").write_text(
+        '{"policy": "teal", "sparsity": 0.375, "meta": {"options": {"sparsity": 0.375, "greedy": true, "alpha": 0.5}}}'
+    )
+    specs = runners(["q8", "file", "q8"], [str(tmp_path)], ["transformers", "ik_llama.cpp", "llama.cpp:q4_0"])
+    assert [str(spec) for spec in specs] == [
+        "engine:q8",
+        f"engine:q8@{tmp_path}",
+        "engine:file",
+        f"engine:file@{tmp_path}",
+        "transformers:f32",
+        "ik_llama.cpp:q8_0+rtr",
+        "ik_llama.cpp:file",
+        "ik_llama.cpp:file+ub16",
+        "llama.cpp:q4_0",
+    ]
+    assert specs[1].label() == "engine:q8 teal 37.5% (greedy, alpha=0.5)"
+    assert specs[-2].label() == "ik_llama.cpp:file+ub16"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((["q9"], [], []), "--dtype: unknown type 'q9'"),
+        ((["q8"], ["nowhere"], []), "--recipe nowhere: no readable recipe.json"),
+        ((["q8"], [], ["lama.cpp"]), "--against: unknown engine 'lama.cpp'. Did you mean llama.cpp?"),
+        ((["q8"], [], ["llama.cpp:q9"]), "--against llama.cpp:q9: unknown type 'q9'"),
+    ],
+)
+def test_a_wrong_measurement_is_refused_in_one_line(arguments, said):
+    with pytest.raises(InputError) as error:
+        runners(*arguments)
+    assert str(error.value).startswith(said)
+
+
+def test_bytes_of_a_file_are_those_of_a_token(tiny_gguf):
+    # The head is tied: 260 x 64 of the embedding, two blocks of 64 x (64 + 32 + 32 + 64) + 3 x 64 x 96, in Q8_0
+    # (34 bytes for 32 weights), and five norms of 64 in float32.
+    weights = 260 * 64 + 2 * (64 * 192 + 3 * 64 * 96)
+    assert gguf_bytes(tiny_gguf) == weights * 34 // 32 + 5 * 64 * 4
+
+
+def test_a_file_of_another_type_is_made_once_and_is_that_of_its_model(tiny_gguf, tmp_path, monkeypatch):
+    from sparseact.bench import peers
+
+    made = []
+
+    def requantise(python, shipped, target, dtype):
+        made.append(dtype)
+        target.write_bytes(shipped.read_bytes())
+
+    monkeypatch.setattr(peers, "_requantise", requantise)
+    monkeypatch.setattr(Setup, "_installed", {"llama-cpp-python"})
+    setup = Setup(str(tiny_gguf), Path(sys.executable), tmp_path)
+    assert setup.gguf("file") == tiny_gguf
+    assert setup.gguf("q8_0") == setup.gguf("q8_0")
+    copy = tmp_path / tiny_gguf.name
+    copy.write_bytes(tiny_gguf.read_bytes())
+    assert Setup(str(copy), Path(sys.executable), tmp_path).gguf("q8_0") != setup.gguf("q8_0")
+    assert made == ["q8_0", "q8_0"]
+
+
+def test_the_reference_of_4_bits_has_the_engines_weights(tmp_path):
+    """GPT-2 beside Llama: its linears are transposed, and q, k and v fused."""
+    from sparseact.bench.transformers_adapter import load
+    from sparseact.engine.formats import dequantise, quantise
+    from sparseact.testing import tiny_model, tiny_tokenizer
+
+    for family in ("llama", "gpt2"):
+        folder = tmp_path / family
+        model = tiny_model(family)
+        tiny_tokenizer().save_pretrained(folder)
+        model.save_pretrained(folder)
+        options = {"model": str(folder), "dtype": "f32", "threads": 1, "rounded": "q4"}
+        with torch.set_grad_enabled(False):
+            found = dict(load(options).model.named_parameters())
+        changed = {name for name, old in model.named_parameters() if not torch.equal(old, found[name])}
+        assert changed == {name for name, old in model.named_parameters() if old.ndim == 2 and "wpe" not in name}
+        name = next(name for name in changed if "down_proj" in name or "mlp.c_proj" in name)
+        old, new = dict(model.named_parameters())[name].detach(), found[name].detach()
+        if family == "gpt2":
+            old, new = old.T, new.T
+        np.testing.assert_allclose(new, dequantise(quantise(old.contiguous().numpy(), "q4m")), atol=1e-6)

@@ -3,10 +3,16 @@
 import importlib
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from sparseact.bench import session
+from sparseact.bench.report import as_rows, as_text
+from sparseact.bench.spec import Spec
+from sparseact.bench.summary import summarise
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SETTINGS = {"model": "m", "text_sha256": "0", "prompt": 100, "tokens": 8, "context": 300}
@@ -24,18 +30,19 @@ def run(name):
     return {"kind": "run", "run": name, **SETTINGS, "environment": environment}
 
 
-def check(runner, *, run="a", decode=10.0, refused=None, size=1e8, threads=1):
+def check(name, *, run="a", decode=10.0, refused=None, size=1e8, threads=1):
+    spec = Spec.parse(name)
     return {
         "kind": "check",
         "run": run,
         "threads": threads,
         **SETTINGS,
-        "runner": runner,
+        "runner": name,
+        **asdict(spec),
+        "label": spec.dense_name + (" teal 40%" if spec.recipe else ""),
         "dense_perplexity": 10.0,
-        "decode": decode,
-        "decode_reference": decode,
-        "prefill": 20.2,
-        "prefill_reference": 20.0,
+        "decode": {"perplexity": decode, "reference": decode, "error": 0.0001},
+        "prefill": {"perplexity": 20.2, "reference": 20.0, "error": 0.02},
         "load_seconds": 0.5,
         "first_seconds": 1.25,
         "peak_memory_bytes": 2e8,
@@ -75,24 +82,24 @@ ROWS = [
 
 
 def test_table_by_hand(benchmark):
-    module = benchmark("decode_table")
-    (group,) = module.summarise(ROWS)
+    (group,) = summarise(ROWS)
     assert [result.runner for result in group.results] == [
         "ik_llama.cpp:q4_0+rtr",
         "engine:q8",
         "ik_llama.cpp:q8_0+rtr",
     ]
-    assert group.best_peer() == "ik_llama.cpp:q8_0+rtr"  # q4_0 is faster, and 30% worse
-    text = module.as_markdown([group], ["llama.cpp:file"])
+    assert group.best_peer().runner == "ik_llama.cpp:q8_0+rtr"  # q4_0 is faster, and 30% worse
+    text = benchmark("decode_table").as_markdown(group, ["llama.cpp:file"])  # which was not measured
     (ours,) = (line for line in text.splitlines() if line.startswith("| `engine:q8`"))
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells == [
         "`engine:q8`",
         "10.00",
-        "+0.00%, +1.00%",
+        "+0.0%",
+        "+0.00%, +1.00% ± 4.0%",
         "100",
         "110.0 [100.0, 120.0]",
-        "–",  # llama.cpp:file was not measured
+        "1.00 [1.00, 1.00]",
         "1.75 [1.50, 2.00]",
         "50% [40%, 60%]",
         "500 [500, 500]",
@@ -102,17 +109,72 @@ def test_table_by_hand(benchmark):
         "200",
         "2 (1)",
     ]
-    assert "x ik_llama.cpp:q8_0+rtr (best peer)" in text
+    (head,) = (line for line in text.splitlines() if line.startswith("| runner"))
+    assert head.count("|") == len(cells) + 1
+    assert "x ik_llama.cpp:q8_0+rtr (best peer)" in head
+    assert "| +30.0% |" in text
     assert "22.5 [20.0, 25.0] GB/s" in text
     assert "31.3 s when it is compiled, 1.5 s later" in text
     assert "lib 2" in text
 
 
-def test_disturbed_samples_count_when_asked_for(benchmark):
-    (group,) = benchmark("decode_table").summarise(ROWS, disturbed=True)
+def test_what_the_command_says_by_hand():
+    recipe = "engine:q8@runs/a"
+    sparse = [check(recipe, decode=11.0, size=6e7), sample(recipe, 0, 150.0), sample(recipe, 1, 120.0)]
+    (group,) = summarise([*ROWS, *sparse])
+    rows = {row["name"]: row for row in as_rows(group)}
+    assert [*rows] == ["ik_llama.cpp:q4_0+rtr", recipe, "engine:q8", "ik_llama.cpp:q8_0+rtr"]
+    row = rows[recipe]
+    assert (row["runner"], row["dtype"], row["recipe"], row["threads"]) == ("engine", "q8", "runs/a", 1)
+    assert (row["decode_tokens_per_second"], row["prefill_tokens_per_second"]) == (135, 500)
+    assert row["ratio_to_dense"] == pytest.approx((150 / 120 + 120 / 100) / 2)
+    assert row["ratio_to"] == {
+        "ik_llama.cpp:q4_0+rtr": pytest.approx((150 / 150 + 120 / 140) / 2),
+        "ik_llama.cpp:q8_0+rtr": pytest.approx((150 / 80 + 120 / 50) / 2),
+    }
+    assert row["spread"]["ratio_to_dense"] == [1.2, 1.25]
+    assert row["share_of_bandwidth"] == pytest.approx((6e7 * 150 / 20e9 + 6e7 * 120 / 25e9) / 2)
+    assert rows["ik_llama.cpp:q8_0+rtr"]["ratio_to_dense"] is None
+    lines = [line.split("  ") for line in as_text(group).splitlines() if line.startswith("engine:q8 teal 40%")]
+    rates, ratios = ([cell.strip() for cell in line if cell] for line in lines)
+    assert rates[1:] == ["11.00 (+10.0%)", "135.0 [120.0, 150.0]", "37%", "500", "60", "200"]
+    assert ratios[1] == "1.23 [1.20, 1.25]"
+
+
+def test_bounds_by_hand(benchmark):
+    rows = [
+        *ROWS,
+        *[check("llama.cpp:q8_0"), sample("llama.cpp:q8_0", 0, 100.0), sample("llama.cpp:q8_0", 1, 100.0)],
+        *[check("transformers:f32"), sample("transformers:f32", 0, 10.0), sample("transformers:f32", 1, 10.0)],
+        *[check("engine:q8@runs/a", size=5e7), sample("engine:q8@runs/a", 0, 180.0), sample("engine:q8@runs/a", 1, 90)],
+    ]
+    (group,) = summarise(rows)
+    found = {bound.what: bound for bound in benchmark("bounds").bounds(group)}
+    same = found["dense engine:q8 over llama.cpp:q8_0"]
+    assert (same.found.median, same.bound, same.verdict) == (pytest.approx(1.1), 1.1, "reached")
+    best = [bound for what, bound in found.items() if what.startswith("best")]
+    assert "(engine:q8 over llama.cpp:q8_0)" in best[0].what
+    assert [bound.verdict for bound in best] == ["reached", "not reached"]  # 1.1 of 1, 1.35 of 1.5
+    promised = found["engine:q8 teal 40% over dense, of the 2.00 that its bytes promise"]
+    assert promised.found.median == pytest.approx((180 / 120 + 90 / 100) / 2 / 2)
+    assert promised.verdict == "not reached"
+    assert found["dense engine:q8 over transformers:f32"].verdict == "reached"
+    assert found["dense engine:bf16 over llama.cpp:bf16"].verdict == "no such pair"
+    assert "| reached |" in benchmark("bounds").as_markdown([same])
+
+
+def test_recipes_that_would_have_one_name_keep_their_folders():
+    rows = [row for name in ("a", "b") for row in (check(f"engine:q8@{name}"), sample(f"engine:q8@{name}", 0, 9.0))]
+    (group,) = summarise([run("a"), *rows])
+    assert sorted(result.label for result in group.results) == ["engine:q8@a", "engine:q8@b"]
+
+
+def test_disturbed_samples_count_when_asked_for():
+    (group,) = summarise(ROWS, disturbed=True)
     (ours,) = (result for result in group.results if result.runner == "engine:q8")
     assert sorted(ours.decode.values()) == [100.0, 120.0, 500.0]
     assert ours.dropped == 0
+    assert (group.disturbed, group.samples) == (1, 18)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +191,12 @@ def test_disturbed_samples_count_when_asked_for(benchmark):
     ],
 )
 def test_no_speed_without_a_checked_perplexity_and_a_quiet_sample(benchmark, rows, reason):
-    module = benchmark("decode_table")
-    groups = module.summarise([run("a"), run("b"), *rows])
+    groups = summarise([run("a"), run("b"), *rows])
     (group,) = (group for group in groups if group.threads == 1)
     assert not group.results
     assert reason in group.refused["engine:q8"]
-    assert f"No row for `engine:q8`: {group.refused['engine:q8']}." in module.as_markdown([group], [])
+    text = benchmark("decode_table").as_markdown(group, [])
+    assert f"No row for `engine:q8`: {group.refused['engine:q8']}." in text
 
 
 def test_rounds_of_several_runs_add_up_but_are_not_compared_across(benchmark):
@@ -145,34 +207,37 @@ def test_rounds_of_several_runs_add_up_but_are_not_compared_across(benchmark):
         *[sample("engine:q8", 0, 40.0, run="b"), sample("llama.cpp:file", 0, 10.0, run="b")],
         sample("engine:q8", 1, 1000.0, run="b"),
     ]
-    module = benchmark("decode_table")
-    (group,) = module.summarise(rows)
-    assert "| 100.0 [40.0, 1000.0] | 3.00 [2.00, 4.00] |" in module.as_markdown([group], ["llama.cpp:file"])
+    (group,) = summarise(rows)
+    text = benchmark("decode_table").as_markdown(group, ["llama.cpp:file"])
+    assert "| 100.0 [40.0, 1000.0] | 1.00 [1.00, 1.00] | 3.00 [2.00, 4.00] |" in text
 
 
-def test_pictures_are_drawn(benchmark, tmp_path):
-    groups = benchmark("decode_table").summarise([*ROWS, check("engine:q8", threads=2)])
-    benchmark("decode_plots").write_plots(groups, tmp_path)
-    for name in ("frontier.png", "roofline.png"):
+def test_pictures_are_drawn_and_the_page_is_filled(benchmark, tmp_path, monkeypatch):
+    recipe = [check("engine:q8@runs/a"), sample("engine:q8@runs/a", 0, 150.0)]
+    two = [check("engine:q8", threads=2), sample("engine:q8", 0, 200.0, threads=2)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *recipe, *two]))
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("m 1", "m 2", "bounds")))
+    files = [str(tmp_path / "rows.jsonl"), "--page", str(page), "--images", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["decode_table.py", *files])
+    benchmark("decode_table").main()
+    for name in ("engine-frontier.png", "engine-roofline.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_bytes_of_a_file_are_those_of_a_token(benchmark, tiny_gguf):
-    # The head is tied: 260 x 64 of the embedding, two blocks of 64 x (64 + 32 + 32 + 64) + 3 x 64 x 96, in Q8_0
-    # (34 bytes for 32 weights), and five norms of 64 in float32.
-    weights = 260 * 64 + 2 * (64 * 192 + 3 * 64 * 96)
-    assert benchmark("decode").gguf_bytes(tiny_gguf) == weights * 34 // 32 + 5 * 64 * 4
+    text = page.read_text()
+    assert text.count("| `engine:q8` |") == 2
+    assert "`engine:q8 teal 40%`" in text
+    assert "| m, 2 thread(s) | dense engine:q8 over llama.cpp:q8_0 | 1.1 | – | no such pair |" in text
 
 
 @pytest.fixture
 def command(benchmark, tiny_gguf, tmp_path, monkeypatch):
     """Run the script with small numbers; gives the rows that it has written so far."""
     module = benchmark("decode")
-    monkeypatch.setattr(module, "Bandwidth", partial(module.Bandwidth, size=2**20))
+    monkeypatch.setattr(session, "Bandwidth", partial(session.Bandwidth, size=2**20))
     text = tmp_path / "text.txt"
-    text.write_text("The quick brown fox jumps over the lazy dog. " * 8)
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 9)
     files = ["--out", str(tmp_path / "rows.jsonl"), "--gguf-folder", str(tmp_path), "--peers-python", "no-python"]
-    sizes = ["--threads", "1", "--prompt", "16", "--tokens", "3", "--context", "40"]
+    sizes = ["--threads", "1", "--prompt-tokens", "16", "--tokens", "3", "--context", "70"]
 
     def call(*arguments):
         monkeypatch.setattr(
@@ -184,26 +249,27 @@ def command(benchmark, tiny_gguf, tmp_path, monkeypatch):
     return call
 
 
-def test_benchmark_runs_resumes_and_prints(command, capsys):
+def test_benchmark_runs_and_resumes(command, capsys):
     first = command("--runners", "transformers:f32", "llama.cpp:q8_0", "--rounds", "1")
     assert [row["kind"] for row in first] == ["run", "check", "check", *[row["kind"] for row in first[3:]]]
     checks = {row["runner"]: row for row in first if row["kind"] == "check"}
     assert checks["transformers:f32"]["refused"] is None
-    assert checks["transformers:f32"]["decode"] == pytest.approx(checks["transformers:f32"]["dense_perplexity"])
+    dense = checks["transformers:f32"]["dense_perplexity"]
+    assert checks["transformers:f32"]["decode"]["perplexity"] == pytest.approx(dense)
     assert "make bench-peers" in checks["llama.cpp:q8_0"]["refused"]
     assert sorted(row["kind"] for row in first[3:]) == ["bandwidth", "sample"]
     assert "no speed of llama.cpp:q8_0" in capsys.readouterr().err
     second = command("--runners", "transformers:f32", "--rounds", "2")
     assert [row["kind"] for row in second[len(first) :]].count("sample") == 1  # one round was there
-    command("--table", "--disturbed")
-    printed = capsys.readouterr().out
-    assert "| `transformers:f32` |" in printed
-    assert "No row for `llama.cpp:q8_0`" in printed
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--runners", "engine:q9"], "unknown type 'q9'"), (["--context", "4000"], "--context 4000 is more")],
+    [
+        (["--runners", "engine:q9"], "unknown type 'q9'"),
+        (["--context", "4000"], "--context 4000 is more"),
+        (["--recipes", "x"], "--recipe x"),
+    ],
 )
 def test_mistakes_are_one_line(command, arguments, said):
     with pytest.raises(SystemExit) as error:

@@ -27,7 +27,7 @@ def describe(device: object = "cpu", dtype: object = None) -> dict[str, Any]:
     device = str(device)
     described: dict[str, Any] = {
         "cpu": cpu_name(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "threads": torch.get_num_threads(),
         "device": device,
@@ -63,7 +63,8 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -64,18 +64,7 @@ class _Llama:
         if code := self.api.llama_decode(self.context, batch):
             raise RuntimeError(f"{self.engine}: llama_decode returned {code}")
         self.position += len(ids)
-        self.logits = self._logits_of(len(ids) - 1)
-        return self.logits
-
-    def step(self, token: int) -> Logits:
-        return self.read([token])
-
-    def greedy(self, tokens: int) -> list[int]:
-        ids = []
-        for _ in range(tokens):
-            ids.append(int(self.logits.argmax()))
-            self.read(ids[-1:])
-        return ids
+        return self._logits_of(len(ids) - 1)
 
     def bytes_per_token(self) -> float:
         return self.bytes

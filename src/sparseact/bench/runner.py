@@ -1,4 +1,4 @@
-"""Engines as they are named on the command line, and each in a process of its own."""
+"""An engine in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from sparseact.errors import InputError, unknown_name
+from sparseact.bench.spec import Spec
+from sparseact.errors import InputError
 
 Phase = Literal["prefill", "decode"]
 
@@ -23,67 +24,11 @@ ADAPTERS: Final = {
     "llama.cpp": "llama_adapter.py",
     "ik_llama.cpp": "llama_adapter.py",
 }
-OPTIONS: Final = {
-    "engine": ("f32", "bf16", "q8", "q4", "file"),
-    "transformers": ("f32", "bf16", "f16"),
-    "llama.cpp": ("file", "f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"),
-    "ik_llama.cpp": ("file", "f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"),
-}
-"""The types that each engine is measured at; `file` is the GGUF file as it is shipped."""
+"""The file that makes a worker's model of each engine."""
 
 
 class RunnerError(Exception):
     """An engine could not be started, or failed: the reason, in one line."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """An engine, its type, and how it runs.
-
-    Attributes:
-        engine: a key of ADAPTERS.
-        dtype: one of its OPTIONS.
-        recipe: folder of a recipe, of engine and transformers.
-        rtr: ik_llama.cpp repacks the weights at load (its option -rtr).
-        ub: tokens of a physical batch of llama.cpp and its fork (their option -ub); None is their default.
-    """
-
-    engine: str
-    dtype: str
-    recipe: str | None = None
-    rtr: bool = False
-    ub: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`engine:dtype`, then `+rtr`, `+ub16` or `@recipe-folder`: `ik_llama.cpp:q8_0+rtr`.
-
-        Raises:
-            InputError: there is no such engine, type or option.
-        """
-        name, _, recipe = text.partition("@")
-        engine, _, rest = name.partition(":")
-        dtype, *options = rest.split("+")
-        if engine not in ADAPTERS:
-            raise unknown_name("--runners: unknown engine", engine, ADAPTERS)
-        if dtype not in OPTIONS[engine]:
-            raise unknown_name(f"--runners {text}: unknown type", dtype, OPTIONS[engine])
-        if recipe and engine not in ("engine", "transformers"):
-            raise InputError(f"--runners {text}: {engine} runs no recipes")
-        read: dict[str, Any] = {}
-        for option in options:
-            if option == "rtr" and engine == "ik_llama.cpp":
-                read["rtr"] = True
-            elif option.startswith("ub") and option[2:].isdigit() and "llama" in engine:
-                read["ub"] = int(option[2:])
-            else:
-                raise InputError(f"--runners {text}: {engine} has no option {option!r}; llama.cpp and "
-                                 "ik_llama.cpp have ub and a number, ik_llama.cpp has rtr")  # fmt: skip
-        return cls(engine, dtype, recipe or None, **read)
-
-    def __str__(self) -> str:
-        options = ("+rtr" if self.rtr else "") + (f"+ub{self.ub}" if self.ub else "")
-        return f"{self.engine}:{self.dtype}{options}" + (f"@{self.recipe}" if self.recipe else "")
 
 
 @dataclass(frozen=True)
@@ -111,6 +56,7 @@ class Runner:
 
     Raises (all methods):
         RunnerError: it could not be loaded, or failed.
+        InputError: it says so: a recipe of another model, a type or family that it has not.
     """
 
     def __init__(
@@ -152,7 +98,7 @@ class Runner:
             raise RunnerError(f"{spec}: {python}: {error.strerror}") from error
         try:
             answer = self._ask("load", model=str(model), threads=threads, context=context, **asdict(spec), **options)
-        except RunnerError:
+        except BaseException:  # also Ctrl-C
             self.close()
             raise
         self.load_seconds = time.perf_counter() - started
@@ -168,9 +114,10 @@ class Runner:
         ids = answer.pop("ids")
         return Times(**answer), ids
 
-    def nll(self, ids: Sequence[int], *, prompt: int, phase: Phase) -> float:
-        """Mean negative log-likelihood (nats per token) of tokens of ids[prompt:]; see worker.Worker.nll."""
-        return float(self._ask("nll", ids=list(ids), prompt=prompt, phase=phase)["nll"])
+    def nll(self, ids: Sequence[int], *, prompt: int, phase: Phase) -> list[float]:
+        """Negative log-likelihoods (nats) of tokens of ids[prompt:]; see worker.Worker.nll."""
+        losses: list[float] = self._ask("nll", ids=list(ids), prompt=prompt, phase=phase)["nll"]
+        return losses
 
     def usage(self) -> dict[str, float]:
         """{peak_memory_bytes, bytes_per_token} so far."""
@@ -204,7 +151,8 @@ class Runner:
             raise RunnerError(f"{self.spec}: the process ended: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RunnerError(f"{self.spec}: {answer['error']}")
+            kind = InputError if answer["input"] else RunnerError
+            raise kind(f"{self.spec}: {answer['error']}")
         return answer
 
     def _last_words(self) -> str:

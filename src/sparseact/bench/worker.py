@@ -13,6 +13,7 @@ import math
 import os
 import resource
 import runpy
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
-PIECE, CUTS = 32, 4
+PIECE, CUTS = 24, 8
+"""Tokens of a piece, and in how many ways the text is cut: a third of its tokens is predicted after a piece."""
 
 
 class Model(Protocol):
-    """What an adapter makes of its engine. Logits are [vocabulary] and hold until the next call."""
+    """What an adapter makes of its engine. Logits are [vocabulary] and hold until the next call.
+
+    An engine that decodes otherwise than by reading one token has `step(token) -> Logits` and
+    `greedy(tokens) -> list[int]` too, see Worker.
+    """
 
     def reset(self) -> None:
         """Forget everything that was read."""
@@ -37,14 +43,6 @@ class Model(Protocol):
 
     def read(self, ids: Sequence[int]) -> Logits:
         """Read more tokens together, as the engine reads prompts by default; logits after the last."""
-        ...
-
-    def step(self, token: int) -> Logits:
-        """Read one more token, as the engine decodes."""
-        ...
-
-    def greedy(self, tokens: int) -> list[int]:
-        """Go on from the last call: `tokens` times take the most likely token and read it."""
         ...
 
     def bytes_per_token(self) -> float:
@@ -62,6 +60,7 @@ class Worker:
     def __init__(self, load: Callable[[dict[str, Any]], Model]) -> None:
         self.load_model = load
         self.model: Model
+        self.logits: Logits
 
     def load(self, **options: Any) -> dict[str, Any]:
         """Load the model."""
@@ -71,15 +70,36 @@ class Worker:
     def prefill(self, ids: list[int]) -> dict[str, Any]:
         """Read a prompt, after forgetting what was read before: its times."""
         self.model.reset()
-        return timed(lambda: self.model.read(ids))[1]
+        return timed(lambda: self.read(ids))[1]
 
     def decode(self, tokens: int) -> dict[str, Any]:
         """Go on greedily from a prefill: times, and the tokens."""
-        ids, times = timed(lambda: self.model.greedy(tokens))
+        ids, times = timed(lambda: self.greedy(tokens))
         return times | {"ids": [int(token) for token in ids]}
 
+    def read(self, ids: Sequence[int]) -> Logits:
+        """Read tokens together."""
+        self.logits = self.model.read(ids)
+        return self.logits
+
+    def step(self, token: int) -> Logits:
+        """Read one token, as the engine decodes."""
+        own = getattr(self.model, "step", None)
+        return own(token) if own else self.read([token])
+
+    def greedy(self, tokens: int) -> list[int]:
+        """`tokens` times take the most likely token and read it."""
+        own = getattr(self.model, "greedy", None)
+        if own:
+            return own(tokens)
+        ids: list[int] = []
+        for _ in range(tokens):
+            ids.append(int(self.logits.argmax()))
+            self.read(ids[-1:])
+        return ids
+
     def nll(self, ids: list[int], prompt: int, phase: str) -> dict[str, Any]:
-        """Mean negative log-likelihood (nats) of tokens of ids[prompt:], each given all before it.
+        """Negative log-likelihoods (nats) of tokens of ids[prompt:], each given all before it.
 
         Args:
             ids: tokens of a text.
@@ -88,8 +108,7 @@ class Worker:
                 predicts the token after each piece, several times over with other cuts: what prompts are read
                 with, in the lengths where engines choose another product of matrices.
         """
-        losses = list(self._one_by_one(ids, prompt) if phase == "decode" else self._in_pieces(ids, prompt))
-        return {"nll": sum(losses) / len(losses), "tokens": len(losses)}
+        return {"nll": list(self._one_by_one(ids, prompt) if phase == "decode" else self._in_pieces(ids, prompt))}
 
     def _one_by_one(self, ids: list[int], prompt: int) -> Iterator[float]:
         self.model.reset()
@@ -97,7 +116,7 @@ class Worker:
         for place in range(prompt, len(ids)):
             yield loss(logits, ids[place])
             if place < len(ids) - 1:
-                logits = self.model.step(ids[place])
+                logits = self.step(ids[place])
 
     def _in_pieces(self, ids: list[int], prompt: int) -> Iterator[float]:
         for shift in range(0, PIECE, PIECE // CUTS):
@@ -152,13 +171,21 @@ def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
         try:
             answer = getattr(worker, request.pop("do"))(**request)
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is this row's result
-            answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+            answer = refusal(error)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
+def refusal(error: Exception) -> dict[str, Any]:
+    """The error in one line, and whether it is the user's mistake: an InputError of sparseact says all by itself."""
+    is_input = any(kind.__name__ == "InputError" for kind in type(error).__mro__)
+    said = str(error) if is_input else f"{type(error).__name__}: {error}"
+    return {"error": " ".join(said.split()), "input": is_input}
+
+
 def main() -> None:
     """Serve, with standard output kept for answers: what libraries print goes to standard error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(Worker(runpy.run_path(sys.argv[1])["load"]), sys.stdin, answers)

@@ -12,6 +12,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 import sparseact
+from sparseact.cli.bench import bench
 from sparseact.cli.calibrate import calibrate
 from sparseact.cli.eval import evaluate
 from sparseact.cli.fetch import fetch
@@ -44,7 +45,7 @@ app = App(
     version=sparseact.__version__,
     suppress_keyboard_interrupt=False,
 )
-for command in (models, fetch, sweep, score, calibrate, generate):
+for command in (models, fetch, sweep, score, calibrate, generate, bench):
     app.command(command)
 app.command(evaluate, name="eval")
 app.register_install_completion_command(help="Install completion for the shell in use, and exit.")

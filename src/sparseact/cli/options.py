@@ -103,6 +103,6 @@ class Shared:
         with redirect_stdout(sys.stderr):
             yield
 
-    def answer(self, record: dict[str, Any], text: str) -> str:
-        """What the command prints: `record` as one JSON object, or `text` for a reader."""
+    def answer(self, record: dict[str, Any] | list[dict[str, Any]], text: str) -> str:
+        """What the command prints: `record` as JSON, or `text` for a reader."""
         return json.dumps(record, default=str, ensure_ascii=False) if self.json else text

@@ -1,6 +1,6 @@
 """Write a GGUF file in another type, with llama.cpp's own quantiser; run by the Python that has llama-cpp-python.
 
-.venv-peers/bin/python benchmarks/requantise.py shipped.gguf other.gguf q8_0
+python requantise.py shipped.gguf other.gguf q8_0
 """
 
 from __future__ import annotations
