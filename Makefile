@@ -9,6 +9,17 @@ PEERS := .venv-peers
 WORKERS ?= 2
 DEMO := demo
 
+# Of `make bench`: the model, levels of the recipes that are calibrated once and kept (or recipes that are there), and the
+# text whose second half perplexity is measured on; without one it is the model's own answers.
+MODEL ?= smollm2
+LEVELS ?= 0.25
+MEASURED := runs/bench
+RECIPES ?= $(LEVELS:%=$(MEASURED)/$(MODEL)-%)
+TEXT ?=
+OURS := engine:bf16 engine:q8 engine:file
+OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)/installed),llama.cpp:bf16 llama.cpp:q8_0 \
+  llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16)
+
 .PHONY: help env demo test test-slow lint format bench bench-peers docs help-pages results clean
 
 help:  ## list the targets
@@ -49,11 +60,18 @@ format: $(STAMP)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: env  ## measure what one attribution costs against the published loop
+bench: env $(RECIPES:%=%/recipe.json)  ## measure attribution and the engine against their bounds (about 10 minutes)
 	$(BIN)/python benchmarks/attribution.py
+	rm -f $(MEASURED)/$(MODEL).jsonl
+	$(BIN)/python benchmarks/decode.py --model $(MODEL) $(if $(TEXT),--text $(TEXT)) --runners $(OTHERS) $(OURS) \
+	  --recipes $(RECIPES) --rounds 3 --context 320 --tokens 48 --out $(MEASURED)/$(MODEL).jsonl
+	$(BIN)/python benchmarks/bounds.py $(MEASURED)/$(MODEL).jsonl --disturbed --exact
+
+$(MEASURED)/$(MODEL)-%/recipe.json: | $(STAMP)
+	$(BIN)/sparseact calibrate --model $(MODEL) --sparsity $* --out $(@D)
 
 # Built for this processor. CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
-bench-peers: $(PEERS)/installed  ## build llama.cpp and ik_llama.cpp in .venv-peers, for benchmarks/decode.py (long)
+bench-peers: $(PEERS)/installed  ## build llama.cpp and ik_llama.cpp in .venv-peers, to measure beside them (long)
 
 $(PEERS)/installed: benchmarks/peers.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)

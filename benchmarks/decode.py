@@ -54,7 +54,7 @@ def main() -> None:
     """Measure what is not measured yet."""
     try:
         measure(parse())
-    except InputError as error:
+    except (InputError, RunnerError) as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(

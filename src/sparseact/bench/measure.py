@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from sparseact.bench.peers import Setup
+from sparseact.bench.runner import RunnerError
 from sparseact.bench.session import References, Row, Work, check_all, time_all
 from sparseact.bench.spec import Spec
 from sparseact.bench.summary import Group, summarise
@@ -62,6 +63,7 @@ def measure(specs: Sequence[Spec], setup: Setup, work: Work, *, threads: int, ro
 
     Raises:
         InputError: a runner says that it cannot do this; a peer is not installed.
+        RunnerError: none is right, or one ended amid the rounds.
     """
     of_all = {"run": "", **settings(setup.model, work)}
     rows: list[Row] = [{"kind": "run", **of_all, "environment": environment()}]
@@ -71,6 +73,9 @@ def measure(specs: Sequence[Spec], setup: Setup, work: Work, *, threads: int, ro
 
     with ExitStack() as stack:
         runners = check_all(specs, References(setup, work, threads), threads, record, stack, strict=True)
+        if not runners:
+            reasons = (f"{row['runner']}: {row['refused']}" for row in rows if row.get("refused"))
+            raise RunnerError(f"no engine could be measured: {'; '.join(reasons)}")
         time_all(runners, work, threads, range(rounds), seed, record)
     (group,) = summarise(rows, disturbed=True)
     return group
