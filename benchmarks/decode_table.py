@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from sparseact.bench.rates import Spread, bandwidth_share
 from sparseact.bench.summary import Group, Result, summarise
 
 AGAINST = ("llama.cpp:file", "transformers:f32")
+PICTURES = {
+    "frontier": "Perplexity against tokens per second, every engine, type and recipe",
+    "roofline": "Tokens per second against bytes read per token, under the memory's bandwidth",
+}
 
 
 def main() -> None:
@@ -26,21 +31,24 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", type=Path, default=[Path("runs/decode.jsonl")])
     parser.add_argument("--against", nargs="+", default=AGAINST, help="ratios to these; and the best peer")
     parser.add_argument("--disturbed", action="store_true", help="count samples that shared the cores too")
-    parser.add_argument("--page", type=Path, help="fill the places `MODEL THREADS` and `bounds` of this page")
+    parser.add_argument("--page", type=Path, help="fill its places `MODEL THREADS`, `bounds` and `pictures`")
     parser.add_argument("--images", type=Path, help="folder for engine-frontier.png and engine-roofline.png")
     arguments = parser.parse_args()
     rows = [json.loads(line) for path in arguments.rows for line in path.read_text().splitlines()]
     groups = summarise(rows, disturbed=arguments.disturbed)
     places = {f"{group.settings['model']} {group.threads}": as_markdown(group, arguments.against) for group in groups}
     places["bounds"] = bounds_as_markdown([bound for group in groups for bound in bounds(group)])
-    if arguments.page:
-        fill(arguments.page, places)
-    else:
-        print("\n".join(places.values()))
     if arguments.images:
         from decode_plots import write_plots
 
         write_plots(groups, arguments.images)
+    if arguments.page and arguments.images:
+        folder = Path(os.path.relpath(arguments.images, arguments.page.parent)).as_posix()
+        places["pictures"] = "\n".join(f"![{what}]({folder}/engine-{name}.png)\n" for name, what in PICTURES.items())
+    if arguments.page:
+        fill(arguments.page, places)
+    else:
+        print("\n".join(places.values()))
 
 
 def as_markdown(group: Group, against: Sequence[str]) -> str:

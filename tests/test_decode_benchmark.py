@@ -163,6 +163,11 @@ def test_bounds_by_hand(benchmark):
     assert "| reached |" in benchmark("bounds").as_markdown([same])
 
 
+def test_exactness_is_told(benchmark, tiny_gguf):
+    said = benchmark("bounds").exactness(str(tiny_gguf))
+    assert said.endswith("64 of 64 greedy tokens equal: reached")
+
+
 def test_recipes_that_would_have_one_name_keep_their_folders():
     rows = [row for name in ("a", "b") for row in (check(f"engine:q8@{name}"), sample(f"engine:q8@{name}", 0, 9.0))]
     (group,) = summarise([run("a"), *rows])
@@ -217,7 +222,7 @@ def test_pictures_are_drawn_and_the_page_is_filled(benchmark, tmp_path, monkeypa
     two = [check("engine:q8", threads=2), sample("engine:q8", 0, 200.0, threads=2)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, *recipe, *two]))
     page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("m 1", "m 2", "bounds")))
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("m 1", "m 2", "bounds", "pictures")))
     files = [str(tmp_path / "rows.jsonl"), "--page", str(page), "--images", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["decode_table.py", *files])
     benchmark("decode_table").main()
@@ -225,6 +230,7 @@ def test_pictures_are_drawn_and_the_page_is_filled(benchmark, tmp_path, monkeypa
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     text = page.read_text()
     assert text.count("| `engine:q8` |") == 2
+    assert "](./engine-frontier.png)" in text
     assert "`engine:q8 teal 40%`" in text
     assert "| m, 2 thread(s) | dense engine:q8 over llama.cpp:q8_0 | 1.1 | – | no such pair |" in text
 
