@@ -255,7 +255,7 @@ def command(benchmark, tiny_gguf, tmp_path, monkeypatch):
     return call
 
 
-def test_benchmark_runs_and_resumes(command, capsys):
+def test_benchmark_runs_resumes_and_is_shown(benchmark, command, capsys):
     first = command("--runners", "transformers:f32", "llama.cpp:q8_0", "--rounds", "1")
     assert [row["kind"] for row in first] == ["run", "check", "check", *[row["kind"] for row in first[3:]]]
     checks = {row["runner"]: row for row in first if row["kind"] == "check"}
@@ -267,6 +267,10 @@ def test_benchmark_runs_and_resumes(command, capsys):
     assert "no speed of llama.cpp:q8_0" in capsys.readouterr().err
     second = command("--runners", "transformers:f32", "--rounds", "2")
     assert [row["kind"] for row in second[len(first) :]].count("sample") == 1  # one round was there
+    (group,) = summarise(second, disturbed=True)
+    text = benchmark("decode_table").as_markdown(group, [])
+    assert "| `transformers:f32` |" in text
+    assert "No row for `llama.cpp:q8_0`: llama.cpp is not installed" in text
 
 
 @pytest.mark.parametrize(
