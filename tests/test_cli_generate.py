@@ -57,7 +57,7 @@ def test_json_has_the_keys_that_are_promised(run, command):
     record = json.loads(out)
     assert status == 0
     promised = {"text", "tokens", "prompt_tokens", "achieved", "bytes_per_token", "model", "recipe", "engine", "device"}
-    rates = {"prefill_seconds", "decode_seconds", "tokens_per_second", "density", "dtype", "threads"}
+    rates = {"prefill_seconds", "decode_seconds", "tokens_per_second", "density", "head_bytes", "dtype", "threads"}
     assert record.keys() == promised | rates
     assert (record["tokens"], record["threads"], record["recipe"]) == (12, 1, "r")
     assert record["achieved"] == pytest.approx(0.5, abs=0.1)
@@ -156,3 +156,16 @@ def test_ctrl_c_ends_the_answer(place):
     assert process.returncode == INTERRUPTED
     assert err.decode().splitlines()[-1] == "sparseact: interrupted; the answer ends where it was"
     assert out.endswith(b"\n")
+
+
+def test_a_screened_head_is_in_the_statistics(run):
+    status, text, err = run(*CPU, "--screen", "--stats")
+    assert (status, text) == run(*CPU)[:2]
+    assert "of them: a screen, and the rows it lets through" in err
+
+
+@pytest.mark.parametrize("wrong", [("--engine", "torch"), ("--temperature", "1"), ("--repetition-penalty", "1.1")])
+def test_a_screen_is_for_greedy_decoding_by_the_engine(run, wrong):
+    status, _, err = run(*CPU, "--screen", *wrong)
+    assert status == USERS_MISTAKE
+    assert err.strip().splitlines()[-1].endswith("--engine cpu, temperature 0 and no repetition penalty only")

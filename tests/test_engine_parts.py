@@ -13,10 +13,10 @@ from sparseact.engine import neurons
 from sparseact.engine.activations import activate, cap
 from sparseact.engine.architecture import Activation
 from sparseact.engine.attention import attend
+from sparseact.engine.highest import find_highest
 from sparseact.engine.norms import layer_norm, rms_norm
 from sparseact.engine.prefill import softcap
 from sparseact.engine.projections import share
-from sparseact.engine.step import find_highest
 
 RNG = np.random.default_rng(0)
 WIDE = np.concatenate([np.linspace(-100, 100, 4001), [0.0, -0.0, 1e-30, -1e-30, 3e38, -3e38]]).astype(np.float32)

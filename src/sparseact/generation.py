@@ -79,6 +79,7 @@ class Generated:
         decode_seconds: from the first token to the last one.
         density: share of the gated weight bytes of a layer that decoding read, by the layer's number or "head";
             empty without a recipe.
+        head_bytes: the part of `bytes_per_token` that is the head of the model, where it is screened.
     """
 
     text: str
@@ -89,6 +90,7 @@ class Generated:
     prefill_seconds: float
     decode_seconds: float
     density: dict[str, float] = field(default_factory=dict)
+    head_bytes: float | None = None
 
     @property
     def tokens_per_second(self) -> float:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,7 @@ def generate(
     chat: bool = True,
     engine: Literal["torch", "cpu"] = "torch",
     dtype: str | None = None,
+    screen: Flag = False,
     stats: Flag = False,
     against_dense: Flag = False,
     model: ModelName = "smollm2",
@@ -62,18 +64,22 @@ def generate(
             read the weights of what is off.
         dtype: Type of the weights. torch: float32 (default), bfloat16, float16 or float64. cpu: q8 (default), q4,
             bf16, f32, or file for the types that the file has.
+        screen: Find the most likely token by a small part of the model's head; one in 1000 or fewer differs. Only for
+            --engine cpu and temperature 0.
         stats: Say how fast it was and what each layer read.
         against_dense: Answer again without the recipe, and say how that compares; implies --stats.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
-    screen = sys.stdout
+    out = sys.stdout
 
     def show(piece: str) -> None:
         if not shared.json:
-            screen.write(piece)
-            screen.flush()
+            out.write(piece)
+            out.flush()
 
     dtype = _checked_type(dtype, engine)
+    if screen and (engine != "cpu" or temperature or repetition_penalty != 1):
+        raise InputError("--screen: goes with --engine cpu, temperature 0 and no repetition penalty only")
     if against_dense and recipe is None:
         raise InputError("--against-dense: compares a recipe with the dense model; give one with --recipe")
     # The engine takes its threads itself, and needs no torch.
@@ -85,7 +91,7 @@ def generate(
         runs: list[_Run] = [(_loaded(recipe), show)]
         if against_dense:
             runs.append((None, lambda piece: None))
-        write = _with_engine if engine == "cpu" else _with_torch
+        write = partial(_with_engine, screen=screen) if engine == "cpu" else _with_torch
         (written, *rest), used = write(prompt, runs, options, model, dtype, shared)
     dense = rest[0] if rest else None
     show("\n")
@@ -141,7 +147,7 @@ def _with_torch(
 
 
 def _with_engine(
-    prompt: str, runs: "list[_Run]", options: dict[str, Any], model: str, dtype: str, shared: Shared
+    prompt: str, runs: "list[_Run]", options: dict[str, Any], model: str, dtype: str, shared: Shared, *, screen: bool
 ) -> "tuple[list[Generated], dict[str, Any]]":
     if shared.device not in {"auto", "cpu"}:
         raise InputError(f"--device: {shared.device} does not go with --engine cpu")
@@ -154,24 +160,26 @@ def _with_engine(
     tokenizer, ends = load_tokenizer(model)
     written, threads = [], 0
     for recipe, on_text in runs:
-        with Engine.from_model(path, recipe, dtype, shared.threads) as engine:
-            _compile(engine)
+        make = partial(Engine.from_model, path, recipe, dtype, shared.threads, screen=screen)
+        with _prepared(make) as engine:
             written.append(generate_with(engine, tokenizer, prompt, ends=ends, on_text=on_text, **options))
             threads = engine.threads
     return written, {"device": "cpu", "threads": threads}
 
 
-def _compile(engine: "Engine") -> None:
-    """Have the step compiled, or its compiled code read, before the time is taken."""
+def _prepared(make: "Callable[[], Engine]") -> "Engine":
+    """An engine whose step is compiled, or its compiled code read, before the time is taken."""
     said = "sparseact: preparing the engine; the first time on a machine, it is compiled, which takes about a minute\n"
     patience = Timer(_PATIENCE, sys.stderr.write, [said])
     patience.daemon = True
     patience.start()
     try:
+        engine = make()
         engine.prefill([0])
         engine.step(0)
     finally:
         patience.cancel()
+    return engine
 
 
 def _record(written: "Generated") -> dict[str, Any]:

@@ -17,6 +17,8 @@ def statistics(written: "Generated", dense: "Generated | None") -> str:
         f"answer    {_rate(written)}",
         *_density(written.density),
     ]
+    if written.head_bytes is not None:
+        lines.append(f"head      {written.head_bytes / 1e6:.1f} MB of them: a screen, and the rows it lets through")
     if dense:
         lines.append(f"dense     {_rate(dense)}")
         if dense.tokens_per_second:

@@ -52,6 +52,7 @@ class Architecture:
         attention_scale: factor on query . key.
         attention_softcap, final_softcap: cap * tanh(x / cap) of attention scores and logits; 0 for none.
         embedding_scale: factor on the embedding of a token.
+        first_token: that texts begin with, where the model has one; 0 otherwise.
     """
 
     family: str
@@ -79,6 +80,7 @@ class Architecture:
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
     embedding_scale: float = 1.0
+    first_token: int = 0
 
     def rotations(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines and sines [kinds of layers, count, rotary_dim / 2] of the positions from `first` on."""

@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import FORMAT, OFFSET, SCALE, SELECTOR, SHIFT
+from sparseact.engine.arena import FORMAT, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.engine.formats import F32, Floats
 from sparseact.engine.gating import Gating
 from sparseact.engine.loading import Model, load_model
+from sparseact.engine.screening import SCREEN, room_for_screen
 from sparseact.engine.tables import CHOSEN_BY_GATE, Buffers, Sizes, Tables, buffers_of, layers_of, sizes_of
 from sparseact.engine.weights import Weights
 
 
-def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating]) -> Model:
-    """The weights in memory, in the layouts that the gates want, with the gates' vectors.
+def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, screen: bool = False) -> Model:
+    """The weights in memory, in the layouts that the gates want, with the gates' vectors, and room for a screen.
 
     Raises:
         InputError: an unknown dtype, or a damaged file.
@@ -36,7 +37,11 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating]) -> M
         }
         if gating.shift is not None:
             extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
-    return load_model(weights, dtype, layouts, extra)
+    spare: tuple[Linear, ...] = ()
+    if screen:
+        spare, more = room_for_screen(weights.architecture)
+        extra |= more
+    return load_model(weights, dtype, layouts, extra, spare)
 
 
 def assemble(
@@ -61,7 +66,8 @@ def assemble(
     kinds = max(1, len(architecture.frequencies))
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
     tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
-    exact = bool((table[:, FORMAT] == F32).all())
+    own = [i for name, i in model.numbers.items() if name not in SCREEN]
+    exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
     buffers = buffers_of(architecture, threads, table, keys, values)
     return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers

@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import INPUTS, LAYOUT
+from sparseact.engine.arena import INPUTS, LAYOUT, PADDED_OUTPUTS
 from sparseact.engine.assembly import assemble, load_gated
-from sparseact.engine.formats import PANELS, Array, Floats
+from sparseact.engine.formats import PANEL, PANELS, Array, Floats
 from sparseact.engine.gating import read_gates
 from sparseact.engine.loading import Model
 from sparseact.engine.neurons import activate
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
-from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, run
-from sparseact.engine.tables import Buffers, Sizes, Tables
+from sparseact.engine.screening import SCREEN, fill_screen, write_texts
+from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
+from sparseact.engine.tables import Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
 from sparseact.engine.weights import Weights, open_weights
 from sparseact.errors import InputError
@@ -48,12 +49,14 @@ class Engine:
         dtype: what was asked for: f32, bf16, q8, q4 or file.
         threads: that run a step.
         context: tokens that a text can have.
+        screen: whether `greedy` reads a screen and a part of the head instead of all of it.
     """
 
     architecture: Architecture
     dtype: str
     threads: int
     context: int
+    screen: bool
 
     def __init__(
         self,
@@ -63,14 +66,20 @@ class Engine:
         dtype: str = "q8",
         threads: int | None = None,
         context: int | None = None,
+        screen: bool = False,
     ) -> None:
         """See `from_model`."""
-        self.architecture, self.dtype = weights.architecture, dtype
+        self.architecture, self.dtype, self.screen = weights.architecture, dtype, screen
         self.threads = _checked("threads", threads, _processors(), 1, 256)
         self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
         self._phases: Phases | None = None if recipe is None else recipe.phases
         self._gatings = {} if recipe is None else read_gates(recipe, weights)
-        self._model = load_gated(weights, dtype, self._gatings)
+        self._head = "embed" if self.architecture.tied else "head"
+        if screen and self._head in self._gatings:
+            raise InputError(
+                "screen: this recipe chooses inputs of the head itself (lm_head=true); leave out one of both"
+            )
+        self._model = load_gated(weights, dtype, self._gatings, screen=screen)
         sizes, tables, buffers = assemble(
             self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
         )
@@ -79,10 +88,12 @@ class Engine:
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
-        self._steps = 0
+        self._steps = self._screened = 0
         self._lead = partial(run, 0, sizes, tables, buffers)
         self._team = Team(self.threads, buffers.control, partial(_run, sizes, tables, buffers))
         self._end = weakref.finalize(self, self._team.close)
+        if screen:
+            self._make_screen(tables)
 
     @classmethod
     def from_model(
@@ -92,6 +103,8 @@ class Engine:
         dtype: str = "q8",
         threads: int | None = None,
         context: int | None = None,
+        *,
+        screen: bool = False,
     ) -> Self:
         """An engine for a model; the model itself is not kept.
 
@@ -103,6 +116,9 @@ class Engine:
             threads: that share each step; all processors that this process may use if None.
             context: tokens that a text can have; the model's own limit if None. Memory for keys and
                 values is taken as a text grows.
+            screen: find the likeliest token without reading all of the head: by `greedy` alone, for `step` gives
+                all logits. One token in 1000 or fewer differs. Takes some seconds, and a third more memory for
+                the head, see docs/engine.md.
 
         Raises:
             InputError: no such model, a wrong option, or a recipe that was made for another model, or of
@@ -114,7 +130,7 @@ class Engine:
 
             recipe = load_recipe(recipe)
         weights = open_weights(_found(model) if isinstance(model, str) else model)
-        return cls(weights, recipe=recipe, dtype=dtype, threads=threads, context=context)
+        return cls(weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen)
 
     @property
     def position(self) -> int:
@@ -142,7 +158,7 @@ class Engine:
             forward = Forward(self.architecture, product, self._vectors, embed, mask)
             last = forward.prefill(tokens, self._cache)[-1:]
             if sparse:
-                last = self._mask("embed" if self.architecture.tied else "head", last, {}, self._cache.length - 1)
+                last = self._mask(self._head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
         self._buffers.control[FOUND] = int(logits.argmax())
         return logits
@@ -186,11 +202,14 @@ class Engine:
         """Begin a new text, and count anew."""
         self._chosen = None
         self._cache.length = 0
-        self._steps = 0
+        self._steps = self._screened = 0
         self._buffers.counts[:] = 0
 
     def density(self) -> dict[str, float]:
-        """Share of the inputs that were on in the tokens run one by one, for each linear, by canonical name."""
+        """Share of the inputs that were on in the tokens run one by one, for each linear, by canonical name.
+
+        Of a screen it is the share of the tokens that read it; of its head, the share that was read.
+        """
         counts = self._buffers.counts.sum(axis=0)
         table, found = self._model.arena.table, {}
         for name, i in self._model.numbers.items():
@@ -201,12 +220,21 @@ class Engine:
                 found[name] = float(counts[i] / (self._steps * units))
         if not self.architecture.tied:
             del found["embed"]  # of which a token reads one row
-        return found
+        return found | self._density_of_screen()
 
     def bytes_per_token(self) -> float:
         """Bytes of weights that a token read on average, scales included, of the tokens run one by one."""
         arena, numbers = self._model.arena, self._model.numbers
-        return sum(share * arena.bytes_of(numbers[name]) for name, share in self.density().items())
+        density = self.density()
+        vector = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
+        return vector + sum(share * arena.bytes_of(numbers[name]) for name, share in density.items())
+
+    def head_bytes_per_token(self) -> float:
+        """The part of `bytes_per_token` that is the head of the model, and its screen."""
+        arena, numbers, density = self._model.arena, self._model.numbers, self.density()
+        vector = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
+        names = [name for name in (self._head, *SCREEN) if name in density]
+        return vector + sum(density[name] * arena.bytes_of(numbers[name]) for name in names)
 
     def gated_bytes(self) -> dict[str, int]:
         """Bytes of each linear of which the recipe leaves some out, by canonical name."""
@@ -234,16 +262,36 @@ class Engine:
         """Run the token that `greedy` left."""
         if self._chosen is not None:
             token, self._chosen = self._chosen, None
-            self._run(token)
+            self._run(token, screened=self.screen)
 
-    def _run(self, token: int) -> None:
+    def _run(self, token: int, *, screened: bool = False) -> None:
         control = self._buffers.control
+        control[SCREENED] = screened
         control[GIVEN] = token
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first()
         self._team.run(self._lead)
         self._cache.length += 1
         self._steps += 1
+        self._screened += screened
+
+    def _make_screen(self, tables: Tables) -> None:
+        """Have the model write some text, and make the screen of its head by it."""
+        x = self._buffers.floats[0, X, : self.architecture.hidden]
+        inputs = write_texts(self.step, self.reset, x, self.architecture.first_token, self.context)
+        factors = fill_screen(self._model, self._head, inputs)
+        for name, factor in zip(SCREEN, factors, strict=True):
+            tables.thresholds[self._model.numbers[name]] = factor
+
+    def _density_of_screen(self) -> dict[str, float]:
+        """Of the screen and its head."""
+        if not self.screen:
+            return {}
+        screened = self._screened / max(self._steps, 1)
+        head = self._model.numbers[self._head]
+        panels = int(self._model.arena.table[head, PADDED_OUTPUTS]) // PANEL * max(self._steps, 1)
+        computed = float(self._buffers.counts[:, head].sum()) / panels
+        return dict.fromkeys(SCREEN, screened) | {self._head: 1 - screened + computed}
 
     def _dense_first(self) -> int:
         return 0 if self._phases is None else self._phases.dense_first

@@ -46,6 +46,11 @@ class _Config:
             raise InputError(f"{self.where}: {name} is {value!r}; it must be a number")
         return float(value)
 
+    def token(self, name: str) -> int:
+        """A token of the vocabulary; 0 where there is none, or what is there is no number."""
+        value = self.get(name)
+        return value if isinstance(value, int) and 0 <= value < self.size("vocab_size") else 0
+
     def refuse(self, *found: str) -> None:
         """Refuse what the engine does not do, where the config asks for it."""
         for name in found:
@@ -109,6 +114,7 @@ def _sizes(config: _Config) -> dict[str, Any]:
         "vocabulary": config.size("vocab_size"),
         "context": config.size("max_position_embeddings"),
         "attention_scale": head_dim**-0.5,
+        "first_token": config.token("bos_token_id"),
     }
 
 

@@ -70,6 +70,7 @@ def generate(
         prefill_seconds=first - started,
         decode_seconds=last - first,
         density=_density(engine, _layer),
+        head_bytes=engine.head_bytes_per_token() if engine.screen else None,
     )
 
 

@@ -67,6 +67,7 @@ def gguf_config(file: GGUFTensors) -> dict[str, Any]:
         "rms_norm_eps": about.get("attention.layer_norm_rms_epsilon"),
         "layer_norm_eps": about.get("attention.layer_norm_epsilon"),
         "layer_norm_epsilon": about.get("attention.layer_norm_epsilon"),
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "query_pre_attn_scalar": hidden / heads if by_hidden else head_dim,
         "attn_logit_softcapping": about.get("attn_logit_softcapping"),

@@ -60,7 +60,11 @@ class Model:
 
 
 def load_model(
-    weights: Weights, dtype: str, layouts: Mapping[str, str], extra: Mapping[str, Floats] | None = None
+    weights: Weights,
+    dtype: str,
+    layouts: Mapping[str, str],
+    extra: Mapping[str, Floats] | None = None,
+    spare: Sequence[Linear] = (),
 ) -> Model:
     """Read all weights.
 
@@ -69,6 +73,7 @@ def load_model(
         dtype: one of `DTYPES`.
         layouts: layout of each linear that is not in panels, by canonical name.
         extra: more vectors.
+        spare: linears that get a place but no weights yet.
 
     Raises:
         InputError: an unknown dtype, or a damaged file.
@@ -79,13 +84,14 @@ def load_model(
     linears = [
         Linear(name, _format(weights, name, dtype), layouts.get(name, "panels"), *weights.shape(name)) for name in names
     ]
-    arena = Arena.allocate(linears)
+    arena = Arena.allocate([*linears, *spare])
     for i, linear in enumerate(linears):
-        arena.store(i, _joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
+        arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
     vectors, offsets = _vectors(weights, [name for name in weights.names if name not in names], extra or {})
-    for i, name in enumerate(names):
+    numbers = {linear.name: i for i, linear in enumerate(arena.linears)}
+    for name, i in numbers.items():
         arena.table[i, BIAS] = offsets.get("head.bias" if name == _head(names) else f"{name}.bias", -1)
-    return Model(arena, {name: i for i, name in enumerate(names)}, vectors, offsets)
+    return Model(arena, numbers, vectors, offsets)
 
 
 def linear_names(weights: Weights) -> list[str]:
@@ -134,7 +140,8 @@ def _as(value: Floats | Quantised, format: str) -> Quantised:  # noqa: A002
     return quantise(floats_of(value), format)
 
 
-def _joined(parts: Sequence[Quantised]) -> Quantised:
+def joined(parts: Sequence[Quantised]) -> Quantised:
+    """Rows in one format, one part after the other."""
     if len(parts) == 1:
         return parts[0]
     scales, mins = (

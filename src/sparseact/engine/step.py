@@ -13,10 +13,11 @@ from sparseact.engine.arena import BIAS, LAYOUT
 from sparseact.engine.attention import angles, attend, remember, rotate
 from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import COLUMNS, PANEL
+from sparseact.engine.highest import find_highest
 from sparseact.engine.norms import layer_norm, rms_norm
 from sparseact.engine.projections import add_columns, choose, gather, input_share, project, round_input, share
 from sparseact.engine.rows import dot_rows
-from sparseact.engine.simd import LANES, largest, load_f32, maximum
+from sparseact.engine.screened import screened_head
 from sparseact.engine.tables import (
     ACTIVE,
     ATTENTION_NORM,
@@ -59,9 +60,9 @@ from sparseact.engine.tables import (
 from sparseact.engine.team import ARGUMENTS, begin_job, meet, next_job
 from sparseact.engine.values import read_row
 
-GIVEN, POSITION, DENSE, FOUND = (ARGUMENTS + i for i in range(4))
+GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
-token with the highest logit."""
+token with the highest logit; 1 if that token is all that is wanted, and the head may be screened."""
 
 
 @compiled
@@ -81,7 +82,9 @@ def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
     _decode(thread, sizes, tables, buffers)
     best = 0
     for other in range(1, sizes.threads):
-        if buffers.floats[other, HIGHEST, 0] > buffers.floats[best, HIGHEST, 0]:
+        highest, token = buffers.floats[other, HIGHEST, 0], buffers.integers[other, TOKEN, 0]
+        first = highest == buffers.floats[best, HIGHEST, 0] and token < buffers.integers[best, TOKEN, 0]
+        if first or highest > buffers.floats[best, HIGHEST, 0]:
             best = other
     control[FOUND] = buffers.integers[best, TOKEN, 0]
     return True
@@ -123,7 +126,10 @@ def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None
         _add(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
     _norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
     round_input(hidden, thread, buffers)
-    _head(dense, thread, sizes, tables, buffers)
+    if control[SCREENED]:
+        screened_head(thread, sizes, tables, buffers)
+    else:
+        _head(dense, thread, sizes, tables, buffers)
     meet(control, thread, threads)
 
 
@@ -262,21 +268,3 @@ def _head(dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffer
     token = find_highest(logits, first, last)
     buffers.floats[thread, HIGHEST, 0] = logits[token] if last > first else -np.float32(np.inf)
     buffers.integers[thread, TOKEN, 0] = token
-
-
-@compiled
-def find_highest(x: Any, first: int, last: int) -> int:
-    """The first index of the highest of x[first:last]; `first` if there is none."""
-    best, highest = first, -np.float32(np.inf)
-    for start in range(first, last, 256):
-        end = min(start + 256, last)
-        if end - start == 256:
-            vector = load_f32(x, start)
-            for j in range(start + LANES, end, LANES):
-                vector = maximum(vector, load_f32(x, j))
-            if not largest(vector) > highest:
-                continue
-        for j in range(start, end):
-            if x[j] > highest:
-                best, highest = j, x[j]
-    return best

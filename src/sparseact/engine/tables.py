@@ -70,6 +70,9 @@ class Sizes(NamedTuple):
     positions: int  # element offsets in the vectors, as the next two
     norm: int
     norm_bias: int
+    screen: int  # numbers of linears, see screening.py; -1 for none
+    screen_basis: int
+    screen_mean: int  # element offset in the vectors
 
 
 class Tables(NamedTuple):
@@ -79,7 +82,7 @@ class Tables(NamedTuple):
     linears: npt.NDArray[np.int64]
     layers: npt.NDArray[np.int64]
     vectors: Floats
-    thresholds: Floats  # one for each linear, see its SELECTOR
+    thresholds: Floats  # one for each linear, see its SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
 
 
@@ -99,7 +102,7 @@ FLOATS = 14
     HEAD,  # what a head puts out
     COS,  # of each kind of layer, one after the other
     SIN,
-    HIGHEST,  # the highest logit
+    HIGHEST,  # the highest logit, and the highest one by the screen
 ) = range(FLOATS)
 
 INTEGERS = 4
@@ -116,7 +119,7 @@ class Buffers(NamedTuple):
     """What a step writes. What begins with [threads] is each thread's own, the rest is shared."""
 
     control: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]  # [threads, linears] inputs that were on, over all tokens
+    counts: npt.NDArray[np.int64]  # [threads, linears] inputs that were on, over all tokens; panels of a screened head
     keys: npt.NDArray[Any]  # [layers, kv_heads, positions, head_dim padded to 16], float32 or float16 as uint16
     values: npt.NDArray[Any]
     # [Q .. DOWN, parts, outputs] what linears put out; those in columns have a part for each thread.
@@ -163,6 +166,9 @@ def sizes_of(architecture: Architecture, threads: int, linears: Mapping[str, int
         positions=offsets.get("positions", -1),
         norm=offsets["norm"],
         norm_bias=offsets.get("norm.bias", -1),
+        screen=linears.get("screen", -1),
+        screen_basis=linears.get("screen.basis", -1),
+        screen_mean=offsets.get("screen.mean", -1),
     )
 
 
