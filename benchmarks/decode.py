@@ -45,6 +45,8 @@ RUNNERS = (
     "engine:q8",
     "engine:q4",
     "engine:file",
+    "engine:q8+screen",
+    "engine:file+screen",
 )
 SPARSE = ("bf16", "q8", "file")
 """Types of the engine with each recipe."""

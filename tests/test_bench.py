@@ -73,6 +73,7 @@ def start(model="table", threads=1, **options):
         ("llama.cpp:q8_0", Spec("llama.cpp", "q8_0")),
         ("ik_llama.cpp:file+ub16", Spec("ik_llama.cpp", "file", ub=16)),
         ("ik_llama.cpp:q4_0+rtr+ub8", Spec("ik_llama.cpp", "q4_0", rtr=True, ub=8)),
+        ("engine:q8+screen", Spec("engine", "q8", screen=True)),
         ("engine:q8@runs/teal+40", Spec("engine", "q8", recipe="runs/teal+40")),
     ],
 )
@@ -200,6 +201,7 @@ def test_a_runner_measures_in_a_process_of_its_own(bigram):
         assert times.wall > 0
         assert times.cpu >= 0
         assert runner.decode(4)[1] == [3, 4, 0, 1]
+        assert runner.agreement([0, 1, 2, 3, 0], prompt=2) == pytest.approx(2 / 3)
         assert losses(runner, work, "decode") == pytest.approx([LIKELY] * 8)
         usage = runner.usage()
         assert usage["bytes_per_token"] == 50
@@ -273,12 +275,16 @@ def test_what_is_measured_beside_the_engine(tmp_path):
     (tmp_path / "recipe.json").write_text(
         '{"policy": "teal", "sparsity": 0.375, "meta": {"options": {"sparsity": 0.375, "greedy": true, "alpha": 0.5}}}'
     )
-    specs = runners(["q8", "file", "q8"], [str(tmp_path)], ["transformers", "ik_llama.cpp", "llama.cpp:q4_0"])
+    specs = runners(
+        ["q8", "file", "q8"], [str(tmp_path)], ["transformers", "ik_llama.cpp", "llama.cpp:q4_0"], screen=True
+    )
     assert [str(spec) for spec in specs] == [
         "engine:q8",
         f"engine:q8@{tmp_path}",
         "engine:file",
         f"engine:file@{tmp_path}",
+        "engine:q8+screen",
+        "engine:file+screen",
         "transformers:f32",
         "ik_llama.cpp:q8_0+rtr",
         "ik_llama.cpp:file",

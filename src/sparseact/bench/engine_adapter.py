@@ -19,9 +19,8 @@ class _Compiled:
     """See worker.Model."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.engine = Engine.from_model(
-            options["model"], recipe=options["recipe"], dtype=options["dtype"], threads=options["threads"]
-        )
+        wanted = {name: options[name] for name in ("recipe", "dtype", "threads", "screen") if name in options}
+        self.engine = Engine.from_model(options["model"], **wanted)
 
     def reset(self) -> None:
         self.engine.reset()
@@ -44,5 +43,5 @@ class _Compiled:
 
 
 def load(options: dict[str, Any]) -> _Compiled:
-    """Anything that `Engine.from_model` takes: options model, dtype, threads; recipe."""
+    """Anything that `Engine.from_model` takes: options model; dtype, threads, recipe, screen."""
     return _Compiled(options)

@@ -119,6 +119,10 @@ class Runner:
         losses: list[float] = self._ask("nll", ids=list(ids), prompt=prompt, phase=phase)["nll"]
         return losses
 
+    def agreement(self, ids: Sequence[int], *, prompt: int) -> float:
+        """Share of the tokens ids[prompt:] that have the highest of all logits; see worker.Worker.agreement."""
+        return float(self._ask("agreement", ids=list(ids), prompt=prompt)["agreement"])
+
     def usage(self) -> dict[str, float]:
         """{peak_memory_bytes, bytes_per_token} so far."""
         return self._ask("usage")

@@ -20,6 +20,8 @@ from sparseact.bench.worker import PIECE
 from sparseact.errors import InputError
 
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
+LEAST_AGREEMENT = 0.99
+"""Of the tokens that a screened head chooses with those of the whole one."""
 Losses = dict[Phase, list[float]]
 Row = dict[str, Any]
 Record = Callable[..., None]
@@ -177,16 +179,21 @@ def admit(runner: Runner, work: Work, reference: Losses) -> Row:
     """
     first = first_use(runner, work)
     runner.prefill(work.ids[: work.prompt])
-    runner.decode(work.tokens)
-    peak = runner.usage()["peak_memory_bytes"]  # before the perplexity, which keeps the logits of many tokens
+    _, found = runner.decode(work.tokens)
+    usage = runner.usage()  # before the perplexity, which keeps the logits of many tokens
     decode = Check.of(losses(runner, work, "decode"), reference["decode"])
-    bytes_per_token = runner.usage()["bytes_per_token"]  # of a sparse engine: of the text's own tokens
+    # Of a sparse engine: of the text's own tokens. A screen serves greedy tokens only.
+    bytes_per_token = (usage if runner.spec.screen else runner.usage())["bytes_per_token"]
     checks = {"decode": decode, "prefill": Check.of(losses(runner, work, "prefill"), reference["prefill"])}
     wrong = [f"{phase} {reason}" for phase, check in checks.items() if (reason := check.refusal())]
+    if runner.spec.screen:
+        same = runner.agreement([*work.ids[: work.prompt], *found], prompt=work.prompt)
+        if same < LEAST_AGREEMENT:
+            wrong.append(f"{same:.1%} of its tokens have the highest of all logits")
     return {
         "load_seconds": runner.load_seconds,
         "first_seconds": first,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": usage["peak_memory_bytes"],
         "bytes_per_token": bytes_per_token,
         "versions": runner.versions,
         **{phase: asdict(check) for phase, check in checks.items()},

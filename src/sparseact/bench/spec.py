@@ -41,6 +41,7 @@ class Spec:
         recipe: folder of a recipe, of engine and transformers.
         rtr: ik_llama.cpp repacks the weights at load (its option -rtr).
         ub: tokens of a physical batch of llama.cpp and its fork (their option -ub); None is their default.
+        screen: our engine screens the head of the model.
     """
 
     engine: str
@@ -48,10 +49,11 @@ class Spec:
     recipe: str | None = None
     rtr: bool = False
     ub: int | None = None
+    screen: bool = False
 
     @classmethod
     def parse(cls, text: str, option: str = "--runners") -> Self:
-        """`engine:dtype`, then `+rtr`, `+ub16` or `@recipe-folder`: `ik_llama.cpp:q8_0+rtr`.
+        """`engine:dtype`, then `+rtr`, `+ub16`, `+screen` or `@recipe-folder`: `ik_llama.cpp:q8_0+rtr`.
 
         Args:
             text: the name.
@@ -75,15 +77,17 @@ class Spec:
                 read["rtr"] = True
             elif found.startswith("ub") and found[2:].isdigit() and engine in PEERS:
                 read["ub"] = int(found[2:])
+            elif found == "screen" and engine == "engine":
+                read["screen"] = True
             else:
-                raise InputError(f"{option} {text}: {engine} has no option {found!r}; llama.cpp and "
-                                 "ik_llama.cpp have ub and a number, ik_llama.cpp has rtr")  # fmt: skip
+                raise InputError(f"{option} {text}: {engine} has no option {found!r}; llama.cpp "
+                                 "and ik_llama.cpp have ub and a number, ik_llama.cpp rtr, engine screen")  # fmt: skip
         return cls(engine, dtype, recipe or None, **read)
 
     @property
     def dense_name(self) -> str:
         """The name without the recipe."""
-        options = ("+rtr" if self.rtr else "") + (f"+ub{self.ub}" if self.ub else "")
+        options = ("+rtr" if self.rtr else "") + (f"+ub{self.ub}" if self.ub else "") + "+screen" * self.screen
         return f"{self.engine}:{self.dtype}{options}"
 
     def __str__(self) -> str:
@@ -98,7 +102,9 @@ class Spec:
         return self.dense_name + (f" {describe_recipe(self.recipe)}" if self.recipe else "")
 
 
-def runners(dtypes: Iterable[str], recipes: Sequence[str], against: Iterable[str]) -> list[Spec]:
+def runners(
+    dtypes: Iterable[str], recipes: Sequence[str], against: Iterable[str], *, screen: bool = False
+) -> list[Spec]:
     """The engine dense and with every recipe at every type, then what it is measured against.
 
     Args:
@@ -106,6 +112,7 @@ def runners(dtypes: Iterable[str], recipes: Sequence[str], against: Iterable[str
         recipes: folders.
         against: names of other engines, each at the types that are the engine's; or runners, as
             `ik_llama.cpp:q4_0+rtr`.
+        screen: the dense engine with a screened head too.
 
     Raises:
         InputError: an unknown type or engine, or a folder without a recipe.
@@ -117,8 +124,9 @@ def runners(dtypes: Iterable[str], recipes: Sequence[str], against: Iterable[str
     for folder in recipes:
         describe_recipe(folder)
     ours = [Spec("engine", dtype, recipe) for dtype in dtypes for recipe in (None, *recipes)]
+    screened = [Spec("engine", dtype, screen=True) for dtype in dtypes if screen]
     others = [spec for name in against for spec in _others(name, dtypes)]
-    return list(dict.fromkeys([*ours, *others]))
+    return list(dict.fromkeys([*ours, *screened, *others]))
 
 
 def _others(name: str, dtypes: Sequence[str]) -> list[Spec]:

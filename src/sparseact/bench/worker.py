@@ -125,6 +125,15 @@ class Worker:
             for first, last in pairwise(cuts):
                 yield loss(self.model.read(ids[first:last]), ids[last])
 
+    def agreement(self, ids: list[int], prompt: int) -> dict[str, Any]:
+        """Share of the tokens ids[prompt:] that have the highest of all logits, each read after those before it."""
+        self.model.reset()
+        logits, same = self.model.read(ids[:prompt]), 0
+        for token in ids[prompt:]:
+            same += int(logits.argmax()) == token
+            logits = self.step(token)
+        return {"agreement": same / len(ids[prompt:])}
+
     def usage(self) -> dict[str, Any]:
         """Peak memory of this process so far, and the bytes of weights that a token reads."""
         return {"peak_memory_bytes": peak_memory(), "bytes_per_token": self.model.bytes_per_token()}

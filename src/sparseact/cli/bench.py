@@ -15,6 +15,7 @@ def bench(
     recipe: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = (),
     dtype: Names = ("q8",),
     against: NamesIfAny = (),
+    screen: bool = False,
     text: str | None = None,
     rounds: Count = 5,
     prompt_tokens: Count = 128,
@@ -37,6 +38,7 @@ def bench(
         dtype: Types of the engine's weights: q8, q4, bf16, f32, or file for the types that the file has.
         against: Other engines, at the same types: transformers (float32, and bfloat16 beside bf16), llama.cpp,
             ik_llama.cpp. Or one of their types, as transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
+        screen: Measure the dense engine with a screened head too (see generate --screen).
         text: A txt, csv, jsonl or parquet file whose second half perplexity is measured on; by default the
             model's own answers to the built-in questions.
         rounds: How often everything is timed.
@@ -52,7 +54,7 @@ def bench(
     with shared.session():
         from sparseact.bench.spec import runners
 
-        specs = runners(dtype, [str(folder) for folder in recipe], against)
+        specs = runners(dtype, [str(folder) for folder in recipe], against, screen=screen)
 
         from sparseact.bench.measure import measure, read_work
         from sparseact.bench.peers import setup
