@@ -27,11 +27,13 @@ FIELDS = 16
     SCALES,  # byte offset in the arena
     MINS,  # byte offset in the arena
     BIAS,  # element offset in the model's float32 vectors
-    SELECTOR,  # how inputs are switched off: 0 not at all, 1 by threshold
-    SCALE,  # element offset: |x - shift| * scale is compared with the threshold
+    SELECTOR,  # how inputs are switched off: a rule of selectors.py
+    SCALE,  # element offset: |x - shift| * scale is an input's score
     SHIFT,  # element offset: what an input that is off counts as
     OFFSET,  # element offset: W @ shift, added to the output
-) = range(14)
+    GROUP,  # inputs of which `KEEP` are on, for the rule that takes the highest of each group
+    KEEP,
+) = range(FIELDS)
 
 PAGE = 2 << 20
 """Bytes of a huge page; the arena is aligned to it."""

@@ -10,12 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import FORMAT, OFFSET, SCALE, SELECTOR, SHIFT, Linear
+from sparseact.engine.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.engine.formats import F32, Floats
 from sparseact.engine.gating import Gating
 from sparseact.engine.loading import Model, load_model
 from sparseact.engine.screening import SCREEN, room_for_screen
-from sparseact.engine.tables import CHOSEN_BY_GATE, Buffers, Sizes, Tables, buffers_of, layers_of, sizes_of
+from sparseact.engine.tables import (
+    BY_GATE,
+    BY_INPUT,
+    CHOICE,
+    Buffers,
+    Sizes,
+    Tables,
+    buffers_of,
+    layers_of,
+    sizes_of,
+)
 from sparseact.engine.weights import Weights
 
 
@@ -28,8 +38,8 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     layouts = dict.fromkeys(gatings, "columns")
     extra: dict[str, Floats] = {}
     for name, gating in gatings.items():
-        if gating.by_gate:
-            layouts[name.replace("down", "up")] = "rows"
+        if gating.choice != BY_INPUT:
+            layouts[name.replace("down", "up" if gating.choice == BY_GATE else "gate")] = "rows"
         extra |= {
             f"{name}.{part}": value
             for part, value in (("scale", gating.scale), ("shift", gating.shift))
@@ -53,13 +63,14 @@ def assemble(
     thresholds = np.zeros(len(table), np.float32)
     for name, gating in gatings.items():
         i = model.numbers[name]
-        table[i, SELECTOR] = 1
-        thresholds[i] = gating.threshold
+        table[i, SELECTOR] = gating.selection.rule
+        table[i, GROUP], table[i, KEEP] = gating.selection.group, gating.selection.keep
+        thresholds[i] = gating.selection.number
         table[i, SCALE] = model.offsets.get(f"{name}.scale", -1)
         table[i, SHIFT] = model.offsets.get(f"{name}.shift", -1)
         table[i, OFFSET] = model.offsets.get(f"{name}.offset", -1)
-        if gating.by_gate:
-            layers[int(name.split(".")[0]), CHOSEN_BY_GATE] = 1
+        if gating.choice != BY_INPUT:
+            layers[int(name.split(".")[0]), CHOICE] = gating.choice
         if gating.shift is not None:  # with the weights as they are stored
             offset = model.weight(name) @ gating.shift
             model.vector(f"{name}.offset", len(offset))[:] = offset

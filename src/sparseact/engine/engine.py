@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import INPUTS, LAYOUT, PADDED_OUTPUTS
+from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.assembly import assemble, load_gated
-from sparseact.engine.formats import PANEL, PANELS, Array, Floats
+from sparseact.engine.formats import PANEL, PANELS, ROWS, Array, Floats
 from sparseact.engine.gating import read_gates
 from sparseact.engine.loading import Model
 from sparseact.engine.neurons import activate
@@ -24,7 +24,7 @@ from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
 from sparseact.engine.screening import SCREEN, fill_screen, write_texts
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
-from sparseact.engine.tables import Buffers, Sizes, Tables, X
+from sparseact.engine.tables import BY_GATE, BY_UP, Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
 from sparseact.engine.weights import Weights, open_weights
 from sparseact.errors import InputError
@@ -216,7 +216,7 @@ class Engine:
             if table[i, LAYOUT] == PANELS or not self._steps:
                 found[name] = 1.0
             else:
-                units = table[i, INPUTS] if name not in self._rows() else self.architecture.neurons
+                units = table[i, OUTPUTS if table[i, LAYOUT] == ROWS else INPUTS]
                 found[name] = float(counts[i] / (self._steps * units))
         if not self.architecture.tied:
             del found["embed"]  # of which a token reads one row
@@ -296,10 +296,6 @@ class Engine:
     def _dense_first(self) -> int:
         return 0 if self._phases is None else self._phases.dense_first
 
-    def _rows(self) -> set[str]:
-        """Linears of which some rows are read."""
-        return {name.replace("down", "up") for name, gating in self._gatings.items() if gating.by_gate}
-
     def _need_room(self, n: int) -> None:
         if self.position + n > self.context:
             raise InputError(
@@ -311,7 +307,11 @@ class Engine:
         gating = self._gatings.get(name)
         if gating is None:
             return x
-        signal = activate(outputs["gate"], self.architecture.activation) if gating.by_gate else x
+        signal = x
+        if gating.choice == BY_GATE:
+            signal = activate(outputs["gate"], self.architecture.activation)
+        elif gating.choice == BY_UP:
+            signal = outputs["up"]
         kept = gating.keep(x, signal)
         dense = max(0, self._dense_first() - start)
         kept[:dense] = x[:dense]

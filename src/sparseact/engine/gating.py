@@ -4,48 +4,74 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.formats import Floats, bf16_of, float_of_bf16
 from sparseact.engine.places import transformers_naming
+from sparseact.engine.selectors import (
+    DEVIATIONS,
+    EVERYTHING,
+    HIGHEST,
+    MASS,
+    THRESHOLD,
+    Selection,
+    select_rows,
+)
+from sparseact.engine.tables import BY_GATE, BY_INPUT, BY_UP
 from sparseact.engine.weights import Weights
 from sparseact.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparseact.policies.gate import Gate
+    from sparseact.policies.gate import Gate, Signal
     from sparseact.policies.recipe import Recipe
 
-RUNS = ("sparseact", "teal", "scap", "cats", "chess", "cett", "r-sparse with alpha=1")
+RUNS = (
+    "sparseact",
+    "teal",
+    "wina",
+    "scap",
+    "statistical-top-k",
+    "top-p",
+    "n-of-m",
+    "cats",
+    "chess",
+    "countdown",
+    "top-k",
+    "cett",
+    "r-sparse with alpha=1",
+)
 """Policies whose recipes the engine runs."""
 
 
 @dataclass(frozen=True)
 class Gating:
-    """The rule of one linear: an input is on if |signal - shift| * scale > threshold.
+    """The rule of one linear: which inputs are on by their scores |signal - shift| * scale.
 
     Attributes:
-        threshold: of the scores.
+        selection: by which scores are on.
         scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
-        by_gate: the linear is a `down`, and the signal is act(gate), not the input itself.
+        choice: what the signal is: the input itself, or of a `down` act(gate) or up (`BY_INPUT`, ...).
     """
 
-    threshold: float
+    selection: Selection
     scale: Floats | None
     shift: Floats | None
-    by_gate: bool
+    choice: int = BY_INPUT
 
     def keep(self, x: Floats, signal: Floats) -> Floats:
-        """The inputs x [..., inputs] with those that are off replaced: what the compiled step does, in NumPy."""
+        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does."""
         shift = np.float32(0) if self.shift is None else self.shift
         scores = np.abs(signal - shift)
         if self.scale is not None:
-            scores = scores * self.scale
-        return np.where(scores > np.float32(self.threshold), x, shift)
+            scores *= self.scale
+        on, rule = np.empty(scores.shape, np.bool_), self.selection
+        select_rows(rule.rule, rule.number, rule.group, rule.keep, scores, on)
+        return np.where(on, x, shift)
 
 
 def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
@@ -64,7 +90,7 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
                 f"which this {weights.architecture.family} does not have; calibrate on this model"
             )
         gating = _gating(gate, names, recipe.policy, modules, weights.architecture)
-        if gating.threshold >= 0:  # no score is below 0
+        if gating.selection.rule != EVERYTHING:
             gatings |= dict.fromkeys(names, gating)
     if _fingerprint(recipe, weights, modules) != recipe.model:
         raise InputError(
@@ -74,45 +100,67 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
     return gatings
 
 
+def selection_of(selector: Any, units: int) -> Selection:
+    """The rule of a selector of `sparseact.select` over a number of units."""
+    from sparseact import select
+
+    if isinstance(selector, select.Threshold):  # no score is below 0
+        return Selection(THRESHOLD if selector.value >= 0 else EVERYTHING, selector.value)
+    if isinstance(selector, select.StatisticalTopK):
+        everything = selector.multiplier <= select.BELOW_ALL
+        return Selection(EVERYTHING if everything else DEVIATIONS, selector.multiplier)
+    if isinstance(selector, select.TopP):
+        return Selection(MASS if selector.mass < 1 else EVERYTHING, selector.mass)
+    if isinstance(selector, select.TopK):
+        group, keep = units, select.keep_count(units, selector.sparsity)
+    else:
+        assert isinstance(selector, select.NOfM)
+        group, keep = selector.m, selector.n
+    return Selection(HIGHEST if keep < group else EVERYTHING, group=group, keep=keep)
+
+
 def _gating(
     gate: Gate, names: list[str], policy: str, modules: dict[str, list[str]], architecture: Architecture
 ) -> Gating:
-    reason = _reason(gate, names, modules)
+    layer = names[0].rpartition(".")[0]
+    source = _source(gate.signal, modules)
+    choice = {"": BY_INPUT, f"{layer}.gate": BY_GATE, f"{layer}.up": BY_UP}.get(source)
+    reason = _reason(gate, names, choice)
     if reason:
         raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
-    by_gate = gate.signal.reads == "output" and architecture.gated
-    threshold = _threshold(gate)
-    assert threshold is not None
-    return Gating(threshold, _array(gate.scale), _array(gate.shift), by_gate)
+    assert choice is not None
+    if not architecture.gated:
+        choice = BY_INPUT  # act(gate) is what down reads
+    return Gating(selection_of(gate.selector, gate.site.units), _array(gate.scale), _array(gate.shift), choice)
 
 
-def _reason(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> str:
+def _source(signal: Signal, modules: dict[str, list[str]]) -> str:
+    """The linear whose output a signal is, if it is one's; a gate's with its activation, an up's as it is."""
+    if signal.reads != "output":
+        return ""
+    names = _linears(signal.module, modules)
+    index, parts = signal.part
+    source = names[index] if len(names) == parts else "?"
+    return source if source.endswith(".gate") == bool(signal.activation) else "?"
+
+
+def _reason(gate: Gate, names: list[str], choice: int | None) -> str:
     """Why a gate cannot be run; empty if it can."""
     by_other = gate.signal.reads == "output"
-    layer, _, part = names[0].rpartition(".")
-    by_gate = (
-        part == "down"
-        and f"{layer}.gate" in _linears(gate.signal.module, modules)
-        and gate.signal.part[0] == 0
-        and bool(gate.signal.activation)
-    )
     reasons = {
-        "it has a basis": gate.basis is not None,
-        "it has a low-rank correction": gate.low_rank is not None,
+        "it reads a rotation of the inputs": gate.basis is not None,
+        "it reads low-rank factors for what is off": gate.low_rank is not None,
+        "it looks at columns of gate and up before it reads their rows, which would take the weights twice": (
+            gate.signal.reads == "guessed"
+        ),
         "it has a predictor": gate.predictor is not None,
         "its mask is chosen from the prompt": gate.frozen,
         "it switches heads off": gate.site.kind == "heads",
-        f"it selects by {type(gate.selector).__name__}, not by a threshold": _threshold(gate) is None,
-        f"it decides by what {gate.signal.module} puts out": by_other and not by_gate,
+        f"it decides by what {gate.signal.module} puts out": by_other
+        and (choice is None or not names[0].endswith(".down")),
         "it has a shift of what another linear puts out": by_other and gate.shift is not None,
     }
     return next((reason for reason, found in reasons.items() if found), "")
-
-
-def _threshold(gate: Gate) -> float | None:
-    from sparseact.select import Threshold
-
-    return gate.selector.value if isinstance(gate.selector, Threshold) else None
 
 
 def _array(tensor: Tensor | None) -> Floats | None:

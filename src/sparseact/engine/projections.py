@@ -6,7 +6,9 @@ import numpy as np
 
 from sparseact.engine.arena import (
     BIAS,
+    GROUP,
     INPUTS,
+    KEEP,
     LAYOUT,
     OFFSET,
     PADDED_INPUTS,
@@ -20,12 +22,14 @@ from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import BLOCK, CHUNK, PANEL, PANELS
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
+from sparseact.engine.selectors import EVERYTHING, THRESHOLD, find_threshold
 from sparseact.engine.tables import (
     ACTIVE,
     MASKED,
     MASKED_SCALES,
     MASKED_SUMS,
     SCALES,
+    SCORES,
     SUMS,
     Buffers,
     Tables,
@@ -62,8 +66,7 @@ def project(i: int, thread: int, threads: int, dense: int, tables: Tables, buffe
         dot_panels(tables.arena, tables.linears, i, first, last, x, codes, scales, sums, out[0])
     else:
         first, last = input_share(i, thread, threads, tables)
-        masked, active = buffers.floats[thread, MASKED], buffers.integers[thread, ACTIVE]
-        count = choose(i, x, x, first, last, dense, tables, masked, active)
+        count = choose(i, x, x, first, last, thread, dense, tables, buffers)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
 
 
@@ -76,37 +79,53 @@ def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int,
 
 @inner
 def choose(
-    i: int, x: Any, signal: Any, first: int, last: int, dense: int, tables: Tables, masked: Any, active: Any
+    i: int, x: Any, signal: Any, first: int, last: int, thread: int, dense: int, tables: Tables, buffers: Buffers
 ) -> int:
-    """Which of the inputs first..last of linear `i` are on: |signal - shift| * scale > threshold.
+    """Which of the inputs first..last of linear `i` are on: their numbers into `ACTIVE`, from place 0 on.
+
+    Into `MASKED`, from first to last, x - shift where on, else 0.
 
     Args:
         x: the inputs.
-        signal: what decides; x itself, or act(gate) where x is not computed yet. The shift is x's too.
-        masked: written from first to last, x - shift where on, else 0.
-        active: numbers of the inputs that are on; written from 0 on.
+        signal: what decides; x itself, or act(gate) or up where x is not computed yet. Of all inputs
+            where the linear's rule needs them (`needs_all`). The shift is x's too.
 
     Returns:
         How many are on.
     """
+    own = buffers.floats[thread]
+    scores, masked, active = own[SCORES], own[MASKED], buffers.integers[thread, ACTIVE]
     row = tables.linears[i]
-    scale, shift = row[SCALE], row[SHIFT]
-    threshold = tables.thresholds[i]
-    everything = dense != 0 or row[SELECTOR] == 0
+    everything = dense != 0 or row[SELECTOR] == EVERYTHING
+    limit = np.float32(0)
+    if not everything:
+        start, end = (0, row[INPUTS]) if needs_all(i, tables) else (first, last)
+        _score(i, signal, start, end, tables, scores)
+        limit = find_threshold(row[SELECTOR], tables.thresholds[i], row[GROUP], row[KEEP], scores, end)
+    shift = row[SHIFT]
     count = 0
     for j in range(first, last):
-        score, value = signal[j], x[j]
-        if shift >= 0:
-            score -= tables.vectors[shift + j]
-            value -= tables.vectors[shift + j]
-        score = abs(score)
-        if scale >= 0:
-            score *= tables.vectors[scale + j]
-        on = everything or score > threshold
+        value = x[j] if shift < 0 else x[j] - tables.vectors[shift + j]
+        on = everything or scores[j] > limit
         masked[j] = value if on else np.float32(0)
         active[count] = j
         count += 1 if on else 0
     return count
+
+
+@inner
+def needs_all(i: int, tables: Tables) -> bool:
+    """Whether the scores of all inputs of linear `i` decide which of them are on."""
+    return bool(tables.linears[i, SELECTOR] > THRESHOLD)
+
+
+@inner
+def _score(i: int, signal: Any, start: int, end: int, tables: Tables, scores: Any) -> None:
+    """scores[start:end] = |signal - shift| * scale of linear `i`."""
+    scale, shift = tables.linears[i, SCALE], tables.linears[i, SHIFT]
+    for j in range(start, end):
+        score = abs(signal[j] if shift < 0 else signal[j] - tables.vectors[shift + j])
+        scores[j] = score if scale < 0 else score * tables.vectors[scale + j]
 
 
 @inner

@@ -8,32 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.activations import activate, cap
-from sparseact.engine.arena import BIAS, LAYOUT
+from sparseact.engine.activations import cap
+from sparseact.engine.arena import LAYOUT
 from sparseact.engine.attention import angles, attend, remember, rotate
 from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import COLUMNS, PANEL
 from sparseact.engine.highest import find_highest
+from sparseact.engine.mlp import run_mlp
 from sparseact.engine.norms import layer_norm, rms_norm
-from sparseact.engine.projections import add_columns, choose, gather, input_share, project, round_input, share
-from sparseact.engine.rows import dot_rows
+from sparseact.engine.projections import gather, project, round_input, share
 from sparseact.engine.screened import screened_head
 from sparseact.engine.tables import (
-    ACTIVE,
     ATTENTION_NORM,
     ATTENTION_NORM_BIAS,
-    CHOSEN_BY_GATE,
     COS,
     DOWN,
-    GATE,
     HEAD,
     HIGHEST,
     K_NORM,
     KEPT,
-    MASKED,
     MLP_NORM,
     MLP_NORM_BIAS,
-    NEURONS,
     OUTPUT,
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
@@ -41,12 +36,8 @@ from sparseact.engine.tables import (
     QUERY,
     RESIDUAL,
     ROTATION,
-    ROWS,
-    SCALES,
     SIN,
-    SUMS,
     TOKEN,
-    UP,
     WINDOW,
     Buffers,
     K,
@@ -121,7 +112,7 @@ def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None
             _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
             _norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
-        _mlp(places, dense, thread, sizes, tables, buffers)
+        run_mlp(places, dense, thread, sizes, tables, buffers)
         meet(control, thread, threads)
         _add(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
     _norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
@@ -204,51 +195,6 @@ def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Table
         rms_norm(x, sizes.head_dim, tables.vectors, norm, sizes.epsilon, x)
     half = sizes.rotary_dim // 2
     rotate(x, buffers.floats[thread, COS, kind * half :], buffers.floats[thread, SIN, kind * half :], half)
-
-
-@inner
-def _mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """The neurons h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
-    control, threads, neurons = buffers.control, sizes.threads, sizes.neurons
-    project(places[GATE], thread, threads, dense, tables, buffers, buffers.outputs[GATE])
-    if places[CHOSEN_BY_GATE]:
-        meet(control, thread, threads)
-        _chosen_neurons(places, dense, thread, sizes, tables, buffers)
-        return
-    if sizes.gated:
-        project(places[UP], thread, threads, dense, tables, buffers, buffers.outputs[UP])
-    meet(control, thread, threads)
-    x = buffers.floats[thread, X]
-    gather(places[GATE], 0, neurons, threads, tables, buffers.outputs[GATE], x)
-    activate(sizes.activation, x, neurons)
-    if sizes.gated:
-        up = buffers.floats[thread, NEURONS]
-        gather(places[UP], 0, neurons, threads, tables, buffers.outputs[UP], up)
-        for j in range(neurons):
-            x[j] *= up[j]
-    round_input(neurons, thread, buffers)
-    project(places[DOWN], thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
-
-
-@inner
-def _chosen_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """The thread's neurons that act(gate) switches on: their rows of up, and their columns of down."""
-    down, up = places[DOWN], places[UP]
-    first, last = input_share(down, thread, sizes.threads, tables)
-    own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    h, masked = own[NEURONS], own[MASKED]
-    gather(places[GATE], first, last, sizes.threads, tables, buffers.outputs[GATE], h[first:])
-    activate(sizes.activation, h[first:], last - first)
-    count = choose(down, h, h, first, last, dense, tables, masked, active)
-    if sizes.gated:
-        rows, codes, sums = own[ROWS], buffers.codes[thread, 0], buffers.integers[thread, SUMS]
-        dot_rows(tables.arena, tables.linears, up, active, 0, count, own[X], codes, own[SCALES], sums, rows)
-        bias = tables.linears[up, BIAS]
-        for k in range(count):
-            value = rows[k] if bias < 0 else rows[k] + tables.vectors[bias + active[k]]
-            masked[active[k]] *= value
-        buffers.counts[thread, up] += count
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
 @inner

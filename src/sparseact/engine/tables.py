@@ -37,8 +37,11 @@ PLACES = 18
     K_NORM,
     ROTATION,  # row of the frequencies
     WINDOW,  # positions that a token sees, 0 for all
-    CHOSEN_BY_GATE,  # 1: the inputs of down are on or off by act(gate), and up is computed for those that are on
+    CHOICE,  # what decides which inputs of down are on, as below
 ) = range(PLACES)
+
+BY_INPUT, BY_GATE, BY_UP = range(3)
+"""The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is."""
 
 LINE = 64
 """Floats to which buffers and vectors are padded, with zeros: four vectors of 16."""
@@ -82,11 +85,11 @@ class Tables(NamedTuple):
     linears: npt.NDArray[np.int64]
     layers: npt.NDArray[np.int64]
     vectors: Floats
-    thresholds: Floats  # one for each linear, see its SELECTOR; those of the screen are factors of its margin
+    thresholds: Floats  # the number of each linear's SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
 
 
-FLOATS = 14
+FLOATS = 15
 """Rows of each thread's own floats."""
 (
     RESIDUAL,
@@ -94,8 +97,9 @@ FLOATS = 14
     SCALES,  # of the blocks of X
     MASKED,  # input of a linear in columns, less its shift, 0 where it is off
     MASKED_SCALES,
+    SCORES,  # of the inputs of a linear
     NEURONS,
-    ROWS,  # products with some rows of up
+    ROWS,  # products with some rows of up or gate
     OUTPUT,  # what attention or MLP add to the residual
     QUERY,
     KEPT,  # key or value
@@ -194,7 +198,7 @@ def layers_of(
             row[place] = offsets.get(f"{layer}.{name}", -1)
         row[ROTATION] = architecture.layer_frequencies[layer] if architecture.rotary_dim else 0
         row[WINDOW] = architecture.windows[layer]
-        row[CHOSEN_BY_GATE] = 0
+        row[CHOICE] = BY_INPUT
     return table
 
 

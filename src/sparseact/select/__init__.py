@@ -1,6 +1,7 @@
 """Which units stay on."""
 
 from sparseact.select.selectors import (
+    BELOW_ALL,
     SELECTORS,
     NOfM,
     Selector,
@@ -16,6 +17,7 @@ from sparseact.select.selectors import (
 from sparseact.select.topk import keep_count, ranks, topk_mask
 
 __all__ = [
+    "BELOW_ALL",
     "SELECTORS",
     "NOfM",
     "Selector",
