@@ -19,6 +19,7 @@ from sparseact.policies import (
     TEAL,
     WINA,
     Countdown,
+    DejaVu,
     FirstLook,
     Griffin,
     LaRoSA,
@@ -48,6 +49,7 @@ POLICIES = {
     "n-of-m": NOfM(0.5),
     "top-k": TopKNeurons(0.5),
     "countdown": Countdown(0.5),
+    "deja-vu": DejaVu(0.6),
 }
 
 
@@ -98,12 +100,12 @@ def test_steps_equal_hooks_on_the_model(name, threads):
         assert read[f"1.{short}"] == pytest.approx(share, abs=1e-9), short
     if name in {"cats", "chess", "top-k"}:
         assert read["1.up"] == read["1.down"] < 0.8
-    if name == "countdown":
+    if name in {"countdown", "deja-vu"}:
         assert read["1.gate"] == read["1.down"] < 0.8
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"])
-@pytest.mark.parametrize("policy", [SparseAct(0.4), CATS(0.4), TopKNeurons(0.4)], ids=["sparseact", "cats", "top-k"])
+@pytest.mark.parametrize("policy", [SparseAct(0.4), CATS(0.4), TopKNeurons(0.4), DejaVu(0.5)])
 def test_every_family_runs_them(family, policy):
     model, recipe = calibrated(policy, family)
     expected, _ = by_hooks(model, recipe, IDS)
@@ -114,8 +116,8 @@ def test_every_family_runs_them(family, policy):
 @pytest.mark.parametrize("phases", [Phases(), Phases(prefill=False), Phases(dense_first=3), Phases(dense_first=20)])
 @pytest.mark.parametrize(
     "policy",
-    [TEAL(0.5, lm_head=True), CATS(0.5), Countdown(0.5), NOfM(0.5)],
-    ids=["teal", "cats", "countdown", "n-of-m"],
+    [TEAL(0.5, lm_head=True), CATS(0.5), Countdown(0.5), NOfM(0.5), DejaVu(0.5), Griffin(0.5)],
+    ids=["teal", "cats", "countdown", "n-of-m", "deja-vu", "griffin"],
 )
 def test_a_prompt_at_once_equals_hooks_on_the_model(policy, phases):
     model, recipe = calibrated(replace(policy, phases=phases))
@@ -178,13 +180,72 @@ def test_the_first_positions_are_dense():
         (LaRoSA(0.5), "larosa .it reads a rotation of the inputs."),
         (RSparse(0.5, alpha=0.6), "r-sparse .it reads low-rank factors for what is off."),
         (FirstLook(0.5), "first-look .it looks at columns of gate and up before it reads their rows, which would .*"),
-        (Griffin(0.5), "griffin .its mask is chosen from the prompt."),
     ],
 )
 def test_what_does_not_run_is_refused_in_one_line(policy, reason):
     model, recipe = calibrated(policy)
     with pytest.raises(InputError, match=f"the engine does not run {reason}; it runs {', '.join(RUNS)}$"):
         Engine.from_model(model, recipe)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("family", ["llama", "phi", "phi3", "gemma3", "gpt2", "opt"])
+def test_neurons_that_the_prompt_chose(family, threads):
+    """Two prompts in one text and another text after it; each prompt chooses anew, also the full neurons' rows."""
+    model, recipe = calibrated(Griffin(0.4), family)
+    parts = [IDS[:5], IDS[5:6], IDS[6:7], IDS[7:10], IDS[10:11]]
+    expected, cache = [], None
+    with recipe(model) as density, torch.no_grad():
+        for part in parts:
+            out = model(torch.tensor([part]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            expected.append(out.logits[0, -1].numpy())
+        share = 1 - density.share_off(recipe.gates[1], "decode")
+    with Engine.from_model(model, recipe, dtype="f32", threads=threads) as engine:
+        for _ in range(2):
+            found = [engine.step(part[0]) if len(part) == 1 else engine.prefill(part) for part in parts]
+            np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=2e-4)
+            read, names = engine.density(), {"gate", "up", "down"} if "0.up" in engine.density() else {"gate", "down"}
+            assert [read[f"1.{name}"] for name in names] == pytest.approx([share] * len(names))
+            assert read["1.q"] == 1
+            engine.reset()
+        alone = engine.step(IDS[0])  # a prompt of one token
+        assert engine.density()["0.gate"] == 1
+        engine.reset()
+        np.testing.assert_array_equal(engine.prefill(IDS[:1]), alone)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "q8", "q4", "file"])
+def test_rows_that_the_prompt_chose_are_copied_as_they_are(dtype):
+    model, recipe = calibrated(Griffin(0.4))
+    with Engine.from_model(model, recipe, dtype=dtype, threads=1) as engine:
+        engine.prefill(IDS)
+        weights, neurons = engine._model, engine._neurons
+        for name in ("0.gate", "2.up"):
+            copied = weights.weight(f"{name}.chosen")
+            chosen = neurons[int(name[0])][: len(copied)]
+            assert len(set(chosen)) == 29  # of 48
+            np.testing.assert_array_equal(copied, weights.weight(name)[chosen])
+
+
+def test_bytes_of_predictors_and_of_chosen_neurons():
+    """In float32 numbers. Padded, a layer has 3072 of attention and 7168 of the MLP, 10240 if its gate and up are in
+    rows, and a predictor of 2048; the head has 2048."""
+    found = {}
+    for policy in (DejaVu(0.6), Griffin(0.5)):
+        model, recipe = calibrated(policy)
+        with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
+            engine.prefill(IDS[:4])
+            engine.greedy(5)
+            found[policy.name] = engine.bytes_per_token() / 4
+            kept = engine.density()["1.down"]
+            assert engine.gated_bytes().keys() == {f"{i}.{name}" for i in range(3) for name in ("gate", "up", "down")}
+        if policy.name == "deja-vu":
+            with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
+                engine.step(IDS[0])  # dense
+                assert engine.bytes_per_token() / 4 == 2048 + 3 * (3072 + 10240)
+            assert found["deja-vu"] == pytest.approx(2048 + 3 * (3072 + 2048 + kept * 10240))
+    assert found["griffin"] == 2048 + 3 * (3072 + 0.5 * 7168)
 
 
 def test_a_recipe_of_another_model_is_refused():

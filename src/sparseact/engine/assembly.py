@@ -11,22 +11,30 @@ import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
-from sparseact.engine.formats import F32, Floats
+from sparseact.engine.formats import F32, Floats, quantise
 from sparseact.engine.gating import Gating
-from sparseact.engine.loading import Model, load_model
+from sparseact.engine.loading import Model, format_of, load_model
 from sparseact.engine.screening import SCREEN, room_for_screen
 from sparseact.engine.tables import (
     BY_GATE,
     BY_INPUT,
+    BY_PREDICTOR,
+    BY_PROMPT,
+    BY_UP,
     CHOICE,
     Buffers,
     Sizes,
     Tables,
     buffers_of,
     layers_of,
+    padded,
     sizes_of,
+    zeros,
 )
 from sparseact.engine.weights import Weights
+
+SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up")}
+"""The linears of which only the rows of neurons that are on are read, by what decides about these."""
 
 
 def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, screen: bool = False) -> Model:
@@ -37,9 +45,11 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     """
     layouts = dict.fromkeys(gatings, "columns")
     extra: dict[str, Floats] = {}
+    factors: dict[str, Floats] = {}
+    added: list[Linear] = []
     for name, gating in gatings.items():
-        if gating.choice != BY_INPUT:
-            layouts[name.replace("down", "up" if gating.choice == BY_GATE else "gate")] = "rows"
+        layer = name.partition(".")[0]
+        layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
         extra |= {
             f"{name}.{part}": value
             for part, value in (("scale", gating.scale), ("shift", gating.shift))
@@ -47,11 +57,26 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         }
         if gating.shift is not None:
             extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
-    spare: tuple[Linear, ...] = ()
+        if gating.choice == BY_PROMPT:
+            for part in (f"{layer}.gate", f"{layer}.up"):
+                if part in weights:
+                    rows, inputs = gating.selection.keep, weights.shape(part)[1]
+                    added.append(Linear(f"{part}.chosen", format_of(weights, part, dtype), "panels", rows, inputs))
+                if f"{part}.bias" in weights:
+                    extra[f"{part}.chosen.bias"] = np.zeros(gating.selection.keep, np.float32)
+        if gating.predictor is not None:
+            down, up, extra[f"{layer}.predictor.up.bias"] = gating.predictor
+            factors |= {f"{layer}.predictor.down": down, f"{layer}.predictor.up": up}
+    form = dtype if dtype in {"f32", "bf16"} else "q8"
+    added += [Linear(name, form, "panels", *factor.shape) for name, factor in factors.items()]
     if screen:
         spare, more = room_for_screen(weights.architecture)
+        added += spare
         extra |= more
-    return load_model(weights, dtype, layouts, extra, spare)
+    model = load_model(weights, dtype, layouts, extra, added)
+    for name, factor in factors.items():
+        model.arena.store(model.numbers[name], quantise(factor, form))
+    return model
 
 
 def assemble(
@@ -76,7 +101,8 @@ def assemble(
             model.vector(f"{name}.offset", len(offset))[:] = offset
     kinds = max(1, len(architecture.frequencies))
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
-    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
+    chosen = zeros((architecture.layers, padded(architecture.neurons)), np.int32)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, chosen)
     own = [i for name, i in model.numbers.items() if name not in SCREEN]
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))

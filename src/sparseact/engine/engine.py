@@ -18,13 +18,13 @@ from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.assembly import assemble, load_gated
 from sparseact.engine.formats import PANEL, PANELS, ROWS, Array, Floats
 from sparseact.engine.gating import read_gates
-from sparseact.engine.loading import Model
-from sparseact.engine.neurons import activate
+from sparseact.engine.loading import Model, linear_names
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
+from sparseact.engine.prompt import PromptScores
 from sparseact.engine.screening import SCREEN, fill_screen, write_texts
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
-from sparseact.engine.tables import BY_GATE, BY_UP, Buffers, Sizes, Tables, X
+from sparseact.engine.tables import BY_PROMPT, Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
 from sparseact.engine.weights import Weights, open_weights
 from sparseact.errors import InputError
@@ -83,12 +83,13 @@ class Engine:
         sizes, tables, buffers = assemble(
             self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
         )
-        self._buffers = buffers
+        self._buffers, self._neurons = buffers, tables.chosen
+        self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
-        self._steps = self._screened = 0
+        self._steps = self._sparse_steps = self._screened = 0
         self._lead = partial(run, 0, sizes, tables, buffers)
         self._team = Team(self.threads, buffers.control, partial(_run, sizes, tables, buffers))
         self._end = weakref.finalize(self, self._team.close)
@@ -140,6 +141,9 @@ class Engine:
     def prefill(self, ids: Sequence[int] | Array) -> Floats:
         """Add tokens to the text, all at once.
 
+        With a recipe that chooses neurons from the prompt, they choose those of the tokens that follow; a single
+        token after others does not.
+
         Args:
             ids: at least one token.
 
@@ -152,14 +156,19 @@ class Engine:
         tokens = _tokens(ids, self.architecture.vocabulary)
         self._need_room(len(tokens))
         self._run_chosen()
-        sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
+        if self._by_prompt and len(tokens) == 1 and self._cache.length:
+            return self.step(int(tokens[0]))
+        sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill and not self._by_prompt
+        scores = PromptScores()
+        mask = scores.note if self._by_prompt else self._mask if sparse else None
         with products(self._model, self.threads) as product:
-            embed, mask = partial(self._model.rows, "embed"), self._mask if sparse else None
-            forward = Forward(self.architecture, product, self._vectors, embed, mask)
+            forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
             last = forward.prefill(tokens, self._cache)[-1:]
             if sparse:
                 last = self._mask(self._head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
+        if self._by_prompt:
+            scores.choose(self._gatings, self._model, self._neurons)
         self._buffers.control[FOUND] = int(logits.argmax())
         return logits
 
@@ -173,6 +182,8 @@ class Engine:
             InputError: a token outside the vocabulary, or no room in the context.
         """
         (checked,) = _tokens([token], self.architecture.vocabulary)
+        if self._by_prompt and self.position == 0:
+            return self.prefill([int(checked)])
         self._need_room(1)
         self._run_chosen()
         self._run(int(checked))
@@ -202,7 +213,7 @@ class Engine:
         """Begin a new text, and count anew."""
         self._chosen = None
         self._cache.length = 0
-        self._steps = self._screened = 0
+        self._steps = self._sparse_steps = self._screened = 0
         self._buffers.counts[:] = 0
 
     def density(self) -> dict[str, float]:
@@ -212,9 +223,12 @@ class Engine:
         """
         counts = self._buffers.counts.sum(axis=0)
         table, found = self._model.arena.table, {}
-        for name, i in self._model.numbers.items():
-            if table[i, LAYOUT] == PANELS or not self._steps:
+        for name in linear_names(self.architecture, self._model.numbers):
+            i = self._model.numbers[name]
+            if not self._steps:
                 found[name] = 1.0
+            elif table[i, LAYOUT] == PANELS:
+                found[name] = 1 - self._skipped(name) * self._sparse_steps / self._steps
             else:
                 units = table[i, OUTPUTS if table[i, LAYOUT] == ROWS else INPUTS]
                 found[name] = float(counts[i] / (self._steps * units))
@@ -226,8 +240,10 @@ class Engine:
         """Bytes of weights that a token read on average, scales included, of the tokens run one by one."""
         arena, numbers = self._model.arena, self._model.numbers
         density = self.density()
-        vector = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
-        return vector + sum(share * arena.bytes_of(numbers[name]) for name, share in density.items())
+        predictors = sum(arena.bytes_of(i) for name, i in numbers.items() if ".predictor." in name)
+        own = predictors * self._sparse_steps / max(1, self._steps)
+        own += 4 * self.architecture.vocabulary * density.get("screen", 0.0)
+        return own + sum(share * arena.bytes_of(numbers[name]) for name, share in density.items())
 
     def head_bytes_per_token(self) -> float:
         """The part of `bytes_per_token` that is the head of the model, and its screen."""
@@ -239,8 +255,16 @@ class Engine:
     def gated_bytes(self) -> dict[str, int]:
         """Bytes of each linear of which the recipe leaves some out, by canonical name."""
         arena = self._model.arena
-        gated = [name for name, i in self._model.numbers.items() if arena.table[i, LAYOUT] != PANELS]
-        return {name: arena.bytes_of(self._model.numbers[name]) for name in gated}
+        numbers = self._model.numbers
+        gated = [name for name, i in numbers.items() if arena.table[i, LAYOUT] != PANELS or self._skipped(name)]
+        return {name: arena.bytes_of(numbers[name]) for name in gated}
+
+    def _skipped(self, name: str) -> float:
+        """Share of the rows of a linear in panels that the prompt's choice leaves out."""
+        if f"{name}.chosen" not in self._model.numbers:
+            return 0.0
+        linears, numbers = self._model.arena.linears, self._model.numbers
+        return 1 - linears[numbers[f"{name}.chosen"]].outputs / linears[numbers[name]].outputs
 
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
@@ -271,6 +295,7 @@ class Engine:
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first()
         self._team.run(self._lead)
+        self._sparse_steps += not control[DENSE]
         self._cache.length += 1
         self._steps += 1
         self._screened += screened
@@ -307,12 +332,7 @@ class Engine:
         gating = self._gatings.get(name)
         if gating is None:
             return x
-        signal = x
-        if gating.choice == BY_GATE:
-            signal = activate(outputs["gate"], self.architecture.activation)
-        elif gating.choice == BY_UP:
-            signal = outputs["up"]
-        kept = gating.keep(x, signal)
+        kept = gating.keep(x, outputs, self.architecture.activation)
         dense = max(0, self._dense_first() - start)
         kept[:dense] = x[:dense]
         return kept

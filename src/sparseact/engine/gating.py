@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from sparseact.engine.architecture import Architecture
+from sparseact.engine.architecture import Activation, Architecture
 from sparseact.engine.formats import Floats, bf16_of, float_of_bf16
+from sparseact.engine.neurons import activate
 from sparseact.engine.places import transformers_naming
 from sparseact.engine.selectors import (
     DEVIATIONS,
@@ -20,14 +23,14 @@ from sparseact.engine.selectors import (
     Selection,
     select_rows,
 )
-from sparseact.engine.tables import BY_GATE, BY_INPUT, BY_UP
+from sparseact.engine.tables import BY_GATE, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
 from sparseact.engine.weights import Weights
 from sparseact.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparseact.policies.gate import Gate, Signal
+    from sparseact.policies.gate import Gate
     from sparseact.policies.recipe import Recipe
 
 RUNS = (
@@ -43,6 +46,8 @@ RUNS = (
     "countdown",
     "top-k",
     "cett",
+    "griffin",
+    "deja-vu",
     "r-sparse with alpha=1",
 )
 """Policies whose recipes the engine runs."""
@@ -55,23 +60,41 @@ class Gating:
     Attributes:
         selection: by which scores are on.
         scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
-        choice: what the signal is: the input itself, or of a `down` act(gate) or up (`BY_INPUT`, ...).
+        choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...).
+        predictor: ([rank, hidden], [neurons, rank], bias [neurons]) of the signal, a sigmoid, if it is predicted.
     """
 
     selection: Selection
     scale: Floats | None
     shift: Floats | None
     choice: int = BY_INPUT
+    predictor: tuple[Floats, Floats, Floats] | None = None
 
-    def keep(self, x: Floats, signal: Floats) -> Floats:
-        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does."""
+    def keep(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
+        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
+
+        Args:
+            x: the inputs.
+            outputs: of the layer's linears so far, by short name, and the MLP's input as `mlp`.
+            activation: of the neurons.
+        """
+        signal = x
+        if self.choice == BY_GATE:
+            signal = activate(outputs["gate"], activation)
+        elif self.choice == BY_UP:
+            signal = outputs["up"]
+        elif self.predictor is not None:
+            down, up, bias = self.predictor
+            signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
         shift = np.float32(0) if self.shift is None else self.shift
         scores = np.abs(signal - shift)
-        if self.scale is not None:
-            scores *= self.scale
+        return np.where(self.on(scores if self.scale is None else scores * self.scale), x, shift)
+
+    def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
+        """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""
         on, rule = np.empty(scores.shape, np.bool_), self.selection
         select_rows(rule.rule, rule.number, rule.group, rule.keep, scores, on)
-        return np.where(on, x, shift)
+        return on
 
 
 def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
@@ -122,49 +145,57 @@ def selection_of(selector: Any, units: int) -> Selection:
 def _gating(
     gate: Gate, names: list[str], policy: str, modules: dict[str, list[str]], architecture: Architecture
 ) -> Gating:
-    layer = names[0].rpartition(".")[0]
-    source = _source(gate.signal, modules)
-    choice = {"": BY_INPUT, f"{layer}.gate": BY_GATE, f"{layer}.up": BY_UP}.get(source)
-    reason = _reason(gate, names, choice)
-    if reason:
-        raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
-    assert choice is not None
-    if not architecture.gated:
-        choice = BY_INPUT  # act(gate) is what down reads
-    return Gating(selection_of(gate.selector, gate.site.units), _array(gate.scale), _array(gate.shift), choice)
-
-
-def _source(signal: Signal, modules: dict[str, list[str]]) -> str:
-    """The linear whose output a signal is, if it is one's; a gate's with its activation, an up's as it is."""
-    if signal.reads != "output":
-        return ""
-    names = _linears(signal.module, modules)
-    index, parts = signal.part
-    source = names[index] if len(names) == parts else "?"
-    return source if source.endswith(".gate") == bool(signal.activation) else "?"
-
-
-def _reason(gate: Gate, names: list[str], choice: int | None) -> str:
-    """Why a gate cannot be run; empty if it can."""
-    by_other = gate.signal.reads == "output"
+    selection = selection_of(gate.selector, gate.site.units)
+    choice = _choice(gate, names, modules)
     reasons = {
         "it reads a rotation of the inputs": gate.basis is not None,
         "it reads low-rank factors for what is off": gate.low_rank is not None,
         "it looks at columns of gate and up before it reads their rows, which would take the weights twice": (
             gate.signal.reads == "guessed"
         ),
-        "it has a predictor": gate.predictor is not None,
-        "its mask is chosen from the prompt": gate.frozen,
         "it switches heads off": gate.site.kind == "heads",
-        f"it decides by what {gate.signal.module} puts out": by_other
-        and (choice is None or not names[0].endswith(".down")),
-        "it has a shift of what another linear puts out": by_other and gate.shift is not None,
+        f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
+        "it chooses neurons and has a shift": choice != BY_INPUT and gate.shift is not None,
+        f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
+        and selection.rule not in {HIGHEST, EVERYTHING},
     }
-    return next((reason for reason, found in reasons.items() if found), "")
+    for reason, found in reasons.items():
+        if found:
+            raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
+    assert choice is not None
+    if choice == BY_GATE and not architecture.gated:
+        choice = BY_INPUT  # act(gate) is what down reads
+    predictor = None
+    if gate.predictor is not None:
+        first, second, bias = gate.predictor
+        predictor = _floats(first), _floats(second), _floats(bias)
+    scale, shift = (None if tensor is None else _floats(tensor) for tensor in (gate.scale, gate.shift))
+    return Gating(selection, scale, shift, choice, predictor)
 
 
-def _array(tensor: Tensor | None) -> Floats | None:
-    return None if tensor is None else np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int | None:
+    """By what a gate decides about the inputs of the linears `names`; None for what the engine has not."""
+    layer, _, part = names[0].rpartition(".")
+    signal = gate.signal
+    if not gate.frozen and signal.reads == "input":
+        return BY_INPUT
+    if part != "down":
+        return None
+    if gate.frozen:
+        return BY_PROMPT
+    index, parts = signal.part
+    sources = _linears(signal.module, modules)
+    if signal.reads == "predicted":
+        return BY_PREDICTOR if sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid" else None
+    if len(sources) != parts or signal.reads != "output":
+        return None
+    return {(f"{layer}.gate", True): BY_GATE, (f"{layer}.up", False): BY_UP}.get(
+        (sources[index], bool(signal.activation))
+    )
+
+
+def _floats(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
 
 
 def _modules(architecture: Architecture) -> dict[str, list[str]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sparseact.engine.architecture import Architecture
 from sparseact.engine.arena import BIAS, Arena, Linear
 from sparseact.engine.formats import FORMATS, Array, Floats, Quantised, dequantise, quantise
 from sparseact.engine.tables import padded, zeros
@@ -64,7 +65,7 @@ def load_model(
     dtype: str,
     layouts: Mapping[str, str],
     extra: Mapping[str, Floats] | None = None,
-    spare: Sequence[Linear] = (),
+    added: Sequence[Linear] = (),
 ) -> Model:
     """Read all weights.
 
@@ -73,18 +74,19 @@ def load_model(
         dtype: one of `DTYPES`.
         layouts: layout of each linear that is not in panels, by canonical name.
         extra: more vectors.
-        spare: linears that get a place but no weights yet.
+        added: more linears, which are still zeros.
 
     Raises:
         InputError: an unknown dtype, or a damaged file.
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype: unknown type of weights", dtype, DTYPES)
-    names = linear_names(weights)
+    names = linear_names(weights.architecture, weights.names)
     linears = [
-        Linear(name, _format(weights, name, dtype), layouts.get(name, "panels"), *weights.shape(name)) for name in names
+        Linear(name, format_of(weights, name, dtype), layouts.get(name, "panels"), *weights.shape(name))
+        for name in names
     ]
-    arena = Arena.allocate([*linears, *spare])
+    arena = Arena.allocate([*linears, *added])
     for i, linear in enumerate(linears):
         arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
     vectors, offsets = _vectors(weights, [name for name in weights.names if name not in names], extra or {})
@@ -94,19 +96,19 @@ def load_model(
     return Model(arena, numbers, vectors, offsets)
 
 
-def linear_names(weights: Weights) -> list[str]:
-    """Canonical names of the linears, and the embedding among them, in the order in which a token reads them."""
-    layers = range(weights.architecture.layers)
+def linear_names(architecture: Architecture, names: Collection[str]) -> list[str]:
+    """Those of the names that are linears, and the embedding among them, in the order in which a token reads them."""
+    layers = range(architecture.layers)
     blocks = [f"{layer}.{name}" for layer in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
-    return [name for name in (*blocks, "embed", "head") if name in weights]
+    return [name for name in (*blocks, "embed", "head") if name in names]
 
 
 def _head(names: Sequence[str]) -> str:
     return names[-1]  # `head`, or `embed` where they are one
 
 
-def _format(weights: Weights, name: str, dtype: str) -> str:
-    """The format of a linear."""
+def format_of(weights: Weights, name: str, dtype: str) -> str:
+    """The format of a linear, one of `FORMATS`, for one of `DTYPES`."""
     if dtype == "file":
         first = weights.read(name, 0, 1)
         if isinstance(first, Quantised):

@@ -2,20 +2,40 @@
 
 from typing import Any
 
-from sparseact.engine.activations import activate
-from sparseact.engine.arena import BIAS
+from sparseact.engine.activations import activate, sigmoid
+from sparseact.engine.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.cache import inner
-from sparseact.engine.projections import add_columns, choose, gather, input_share, needs_all, project, round_input
+from sparseact.engine.formats import CHUNK, PANEL
+from sparseact.engine.inputs import quantise_input
+from sparseact.engine.panels import dot_panels
+from sparseact.engine.projections import (
+    add_columns,
+    choose,
+    gather,
+    input_share,
+    needs_all,
+    project,
+    round_input,
+    share,
+)
 from sparseact.engine.rows import dot_rows
 from sparseact.engine.tables import (
     ACTIVE,
     BY_GATE,
     BY_INPUT,
+    BY_PREDICTOR,
+    BY_PROMPT,
     CHOICE,
+    CHOSEN_GATE,
+    CHOSEN_UP,
     DOWN,
     GATE,
     MASKED,
+    MASKED_SCALES,
+    MASKED_SUMS,
     NEURONS,
+    PREDICTOR_DOWN,
+    PREDICTOR_UP,
     ROWS,
     SCALES,
     SUMS,
@@ -29,10 +49,16 @@ from sparseact.engine.team import meet
 
 
 @inner
-def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def run_mlp(layer: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's part of down(h) of the neurons h = act(gate(x)) * up(x), or act(gate(x))."""
-    if places[CHOICE] == BY_INPUT:
+    places = tables.layers[layer]
+    choice = places[CHOICE]
+    if choice == BY_INPUT or (choice == BY_PROMPT and dense != 0):
         _all_neurons(places, dense, thread, sizes, tables, buffers)
+    elif choice == BY_PROMPT:
+        _neurons_of_prompt(layer, thread, sizes, tables, buffers)
+    elif choice == BY_PREDICTOR:
+        _predicted_neurons(places, dense, thread, sizes, tables, buffers)
     else:
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
 
@@ -80,6 +106,81 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     for k in range(count):
         masked[active[k]] *= products[k]
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@inner
+def _neurons_of_prompt(layer: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """Those that the prompt has chosen, of which the thread's go on to down."""
+    places, chosen, threads = tables.layers[layer], tables.chosen[layer], sizes.threads
+    gate, up, down = places[CHOSEN_GATE], places[CHOSEN_UP], places[DOWN]
+    project(gate, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
+    if sizes.gated:
+        project(up, thread, threads, 0, tables, buffers, buffers.outputs[UP])
+    meet(buffers.control, thread, threads)
+    first, last = input_share(down, thread, threads, tables)
+    total, start = tables.linears[gate, OUTPUTS], 0
+    while start < total and chosen[start] < first:
+        start += 1
+    end = start
+    while end < total and chosen[end] < last:
+        end += 1
+    count, own, active = end - start, buffers.floats[thread], buffers.integers[thread, ACTIVE]
+    h, other, masked = own[NEURONS], own[ROWS], own[MASKED]
+    gather(gate, start, end, threads, tables, buffers.outputs[GATE], h)
+    activate(sizes.activation, h, count)
+    if sizes.gated:
+        gather(up, start, end, threads, tables, buffers.outputs[UP], other)
+        for k in range(count):
+            h[k] *= other[k]
+    for j in range(first, last):
+        masked[j] = 0
+    for k in range(count):
+        active[k] = chosen[start + k]
+        masked[active[k]] = h[k]
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@inner
+def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The thread's neurons that a predictor switches on: their rows of gate and up, and columns of down."""
+    down, own = places[DOWN], buffers.floats[thread]
+    guess, h, up = own[NEURONS], own[ROWS], own[NEURONS]
+    if dense == 0:
+        _predict(places, thread, sizes, tables, buffers, guess)
+    first, last = input_share(down, thread, sizes.threads, tables)
+    count = choose(down, guess, guess, first, last, thread, dense, tables, buffers)
+    masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
+    _project_rows(places[GATE], count, thread, tables, buffers, h)
+    activate(sizes.activation, h, count)
+    if sizes.gated:
+        _project_rows(places[UP], count, thread, tables, buffers, up)
+        for k in range(count):
+            h[k] *= up[k]
+    for k in range(count):
+        masked[active[k]] = h[k]
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@inner
+def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers, guess: Any) -> None:
+    """Set guess[:neurons] to the predictor's sigmoid(up(down(x)) + bias)."""
+    down, up, threads = places[PREDICTOR_DOWN], places[PREDICTOR_UP], sizes.threads
+    project(down, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
+    meet(buffers.control, thread, threads)
+    # The input stays where it is, for gate and up; the factor's own is rounded beside it.
+    own, rank = buffers.floats[thread], tables.linears[down, OUTPUTS]
+    x, scales, codes = own[MASKED], own[MASKED_SCALES], buffers.codes[thread, 1]
+    sums = buffers.integers[thread, MASKED_SUMS]
+    gather(down, 0, rank, threads, tables, buffers.outputs[GATE], x)
+    end = (rank + CHUNK - 1) // CHUNK * CHUNK
+    for j in range(rank, end):
+        x[j] = 0
+    quantise_input(x, end, codes, scales, sums)
+    first, last = share(tables.linears[up, PADDED_OUTPUTS] // PANEL, thread, threads)
+    dot_panels(tables.arena, tables.linears, up, first, last, x, codes, scales, sums, buffers.outputs[UP, 0])
+    meet(buffers.control, thread, threads)
+    gather(up, 0, sizes.neurons, threads, tables, buffers.outputs[UP], guess)
+    sigmoid(guess, sizes.neurons)
 
 
 @inner

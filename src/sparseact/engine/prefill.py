@@ -22,8 +22,8 @@ QUERIES = 64
 Product = Callable[[str, Floats], Floats]
 """(canonical name of a linear, input [tokens, inputs]) -> its outputs [tokens, outputs], without its bias."""
 Replace = Callable[[str, Floats, Mapping[str, Floats], int], Floats]
-"""(name, input [tokens, inputs], the layer's outputs so far by short name, the first token's position) -> what the
-linear sees."""
+"""(name, input [tokens, inputs], the layer's outputs so far by short name, and what its MLP reads as `mlp`, the first
+token's position) -> what the linear sees."""
 
 
 @dataclass
@@ -161,6 +161,7 @@ class _Layer:
         return hidden + (self.norm("post_mlp_norm", out) if self.architecture.post_norms else out)
 
     def mlp(self, x: Floats) -> Floats:
+        self.outputs["mlp"] = x
         neurons = activate(self.apply("gate", x), self.architecture.activation)
         if self.architecture.gated:
             neurons *= self.apply("up", x)

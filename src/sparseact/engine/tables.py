@@ -17,7 +17,7 @@ from sparseact.engine.arena import LAYOUT, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.formats import COLUMNS, Floats
 from sparseact.engine.team import new_control
 
-PLACES = 18
+PLACES = 22
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
@@ -38,10 +38,15 @@ PLACES = 18
     ROTATION,  # row of the frequencies
     WINDOW,  # positions that a token sees, 0 for all
     CHOICE,  # what decides which inputs of down are on, as below
+    CHOSEN_GATE,  # linears of the rows of gate and up that the prompt has chosen
+    CHOSEN_UP,
+    PREDICTOR_DOWN,  # linears of a predictor: to its rank, and to the neurons
+    PREDICTOR_UP,
 ) = range(PLACES)
 
-BY_INPUT, BY_GATE, BY_UP = range(3)
-"""The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is."""
+BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR = range(5)
+"""The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is; the prompt, once
+for all tokens after it; a low-rank guess from the MLP's input."""
 
 LINE = 64
 """Floats to which buffers and vectors are padded, with zeros: four vectors of 16."""
@@ -87,6 +92,7 @@ class Tables(NamedTuple):
     vectors: Floats
     thresholds: Floats  # the number of each linear's SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
+    chosen: npt.NDArray[np.int32]  # [layers, neurons] numbers of those that the prompt has chosen, ascending
 
 
 FLOATS = 15
@@ -191,8 +197,16 @@ def layers_of(
         Q_NORM: "q_norm",
         K_NORM: "k_norm",
     }
+    extra = {
+        CHOSEN_GATE: "gate.chosen",
+        CHOSEN_UP: "up.chosen",
+        PREDICTOR_DOWN: "predictor.down",
+        PREDICTOR_UP: "predictor.up",
+    }
     for layer, row in enumerate(table):
         for place, name in zip((Q, K, V, O, GATE, UP, DOWN), ("q", "k", "v", "o", "gate", "up", "down"), strict=True):
+            row[place] = linears.get(f"{layer}.{name}", -1)
+        for place, name in extra.items():
             row[place] = linears.get(f"{layer}.{name}", -1)
         for place, name in norms.items():
             row[place] = offsets.get(f"{layer}.{name}", -1)

@@ -1,0 +1,70 @@
+"""Neurons that a prompt chooses for the tokens that follow it (GRIFFIN).
+
+Their rows of gate and up are copied together, so that they are read like a small dense matrix; of down, whose
+blocks of 32 inputs would not survive that, the columns are read where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseact.engine.arena import CODES, MINS, SCALES
+from sparseact.engine.formats import PANEL, Array, Floats
+from sparseact.engine.gating import Gating
+from sparseact.engine.loading import Model
+from sparseact.engine.tables import BY_PROMPT
+
+CHOSEN = ("gate", "up")
+"""Linears of which the chosen rows are copied, to a linear of the name with `.chosen` added."""
+
+
+class PromptScores:
+    """How much each neuron mattered over a prompt, noted while the prompt is read.
+
+    The square of arXiv 2404.01365's ||[h_t / ||h_t||]_t||, as `policies.runtime.prompt_scores` has it.
+    """
+
+    def __init__(self) -> None:
+        self.squares: dict[str, Floats] = {}
+
+    def note(self, name: str, x: Floats, *_: Any) -> Floats:
+        """Look at the input [tokens, inputs] of a linear, and give it back: a prompt runs dense."""
+        if name.endswith(".down"):
+            shares = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-12))
+            self.squares[name] = self.squares.get(name, np.float32(0)) + np.square(shares).sum(axis=0)
+        return x
+
+    def choose(self, gatings: Mapping[str, Gating], model: Model, chosen: npt.NDArray[np.int32]) -> None:
+        """Write each layer's neurons to `chosen` [layers, neurons], in ascending order, and copy their rows."""
+        for name, gating in gatings.items():
+            if gating.choice == BY_PROMPT:
+                layer = name.partition(".")[0]
+                (neurons,) = gating.on(self.squares[name][None])[0].nonzero()
+                chosen[int(layer), : len(neurons)] = neurons
+                for part in CHOSEN:
+                    if f"{layer}.{part}" in model.numbers:
+                        copy_rows(model, f"{layer}.{part}", neurons)
+
+
+def copy_rows(model: Model, name: str, rows: Array) -> None:
+    """Copy rows of a linear in panels to the linear `name`.chosen, which has as many; the biases too."""
+    arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
+    shape, small = arena.linears[source].shape, arena.linears[target].shape
+    sizes = (CODES, shape.codes, small.codes), (SCALES, shape.scales, small.scales), (MINS, shape.mins, small.mins)
+    for field, size, room in sizes:
+        if size:
+            # Whatever the format, a panel is a list of 16 codes of 4 bytes, or 16 scales, one for each row.
+            unit = np.uint32 if field == CODES else np.uint16
+            read = arena.data[arena.table[source, field] :][:size].view(unit)
+            picked = read.reshape(shape.padded_outputs // PANEL, -1, PANEL)[rows // PANEL, :, rows % PANEL]
+            padded = np.zeros((small.padded_outputs, picked.shape[1]), unit)
+            padded[: len(rows)] = picked
+            panels = arena.data[arena.table[target, field] :][:room].view(unit).reshape(-1, picked.shape[1], PANEL)
+            panels[:] = padded.reshape(len(panels), PANEL, -1).swapaxes(1, 2)
+    if f"{name}.bias" in model.offsets:
+        bias = model.vector(f"{name}.bias", arena.linears[source].outputs)
+        model.vector(f"{name}.chosen.bias", len(rows))[:] = bias[rows]
