@@ -27,9 +27,7 @@ from sparseact.engine.tables import (
     Tables,
     buffers_of,
     layers_of,
-    padded,
     sizes_of,
-    zeros,
 )
 from sparseact.engine.weights import Weights
 
@@ -38,45 +36,53 @@ SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up")}
 
 
 def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, screen: bool = False) -> Model:
-    """The weights in memory, in the layouts that the gates want, with the gates' vectors, and room for a screen.
+    """The weights in memory, in the layouts that the gates want, with the gates' vectors and predictors, and room.
 
     Raises:
         InputError: an unknown dtype, or a damaged file.
     """
-    layouts = dict.fromkeys(gatings, "columns")
+    layouts: dict[str, str] = {}
     extra: dict[str, Floats] = {}
     factors: dict[str, Floats] = {}
     added: list[Linear] = []
     for name, gating in gatings.items():
         layer = name.partition(".")[0]
-        layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
-        extra |= {
-            f"{name}.{part}": value
-            for part, value in (("scale", gating.scale), ("shift", gating.shift))
-            if value is not None
-        }
-        if gating.shift is not None:
-            extra[f"{name}.offset"] = np.zeros(weights.shape(name)[0], np.float32)
         if gating.choice == BY_PROMPT:
-            for part in (f"{layer}.gate", f"{layer}.up"):
-                if part in weights:
-                    rows, inputs = gating.selection.keep, weights.shape(part)[1]
-                    added.append(Linear(f"{part}.chosen", format_of(weights, part, dtype), "panels", rows, inputs))
-                if f"{part}.bias" in weights:
-                    extra[f"{part}.chosen.bias"] = np.zeros(gating.selection.keep, np.float32)
+            added += _room_for_chosen(weights, dtype, layer, gating.selection.keep)
+            continue
+        layouts |= {name: "columns"} | {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
+        if gating.scale is not None:
+            extra[f"{name}.scale"] = gating.scale
+        if gating.shift is not None:
+            extra |= {f"{name}.shift": gating.shift, f"{name}.offset": np.zeros(weights.shape(name)[0], np.float32)}
         if gating.predictor is not None:
             down, up, extra[f"{layer}.predictor.up.bias"] = gating.predictor
             factors |= {f"{layer}.predictor.down": down, f"{layer}.predictor.up": up}
-    form = dtype if dtype in {"f32", "bf16"} else "q8"
-    added += [Linear(name, form, "panels", *factor.shape) for name, factor in factors.items()]
+    extra |= {f"{linear.name}.bias": np.zeros(linear.outputs, np.float32) for linear in added}
+    exact = dtype if dtype in {"f32", "bf16"} else "q8"
+    added += [Linear(name, exact, "panels", *factor.shape) for name, factor in factors.items()]
     if screen:
         spare, more = room_for_screen(weights.architecture)
         added += spare
         extra |= more
     model = load_model(weights, dtype, layouts, extra, added)
     for name, factor in factors.items():
-        model.arena.store(model.numbers[name], quantise(factor, form))
+        model.arena.store(model.numbers[name], quantise(factor, exact))
     return model
+
+
+def _room_for_chosen(weights: Weights, dtype: str, layer: str, neurons: int) -> list[Linear]:
+    """Linears for some neurons of a layer, which the prompt chooses."""
+    gate, up, down = (f"{layer}.{part}" for part in ("gate", "up", "down"))
+    rows = [
+        Linear(f"{name}.chosen", format_of(weights, name, dtype), "panels", neurons, weights.shape(name)[1])
+        for name in (gate, up)
+        if name in weights
+    ]
+    form = format_of(weights, down, dtype)
+    # Columns of different blocks are rounded anew; to 4 bits, that would show.
+    form = "q8" if form in {"q4", "q4m"} else form
+    return [*rows, Linear(f"{down}.chosen", form, "panels", weights.shape(down)[0], neurons)]
 
 
 def assemble(
@@ -101,8 +107,7 @@ def assemble(
             model.vector(f"{name}.offset", len(offset))[:] = offset
     kinds = max(1, len(architecture.frequencies))
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
-    chosen = zeros((architecture.layers, padded(architecture.neurons)), np.int32)
-    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, chosen)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
     own = [i for name, i in model.numbers.items() if name not in SCREEN]
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))

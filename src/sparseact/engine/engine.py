@@ -83,7 +83,7 @@ class Engine:
         sizes, tables, buffers = assemble(
             self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
         )
-        self._buffers, self._neurons = buffers, tables.chosen
+        self._buffers = buffers
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
@@ -168,7 +168,7 @@ class Engine:
                 last = self._mask(self._head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
         if self._by_prompt:
-            scores.choose(self._gatings, self._model, self._neurons)
+            scores.choose(self._gatings, self._model)
         self._buffers.control[FOUND] = int(logits.argmax())
         return logits
 
@@ -238,12 +238,15 @@ class Engine:
 
     def bytes_per_token(self) -> float:
         """Bytes of weights that a token read on average, scales included, of the tokens run one by one."""
-        arena, numbers = self._model.arena, self._model.numbers
-        density = self.density()
-        predictors = sum(arena.bytes_of(i) for name, i in numbers.items() if ".predictor." in name)
-        own = predictors * self._sparse_steps / max(1, self._steps)
-        own += 4 * self.architecture.vocabulary * density.get("screen", 0.0)
-        return own + sum(share * arena.bytes_of(numbers[name]) for name, share in density.items())
+        sparse = self._sparse_steps / max(1, self._steps)
+        arena, density = self._model.arena, self.density()
+        total = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
+        for name, share in density.items():
+            i, chosen = self._model.numbers[name], self._model.numbers.get(f"{name}.chosen")
+            total += share * arena.bytes_of(i) if chosen is None else (1 - sparse) * arena.bytes_of(i)
+        # Copies for some of the neurons, and predictors.
+        added = (i for name, i in self._model.numbers.items() if name.count(".") > 1)
+        return total + sparse * sum(arena.bytes_of(i) for i in added)
 
     def head_bytes_per_token(self) -> float:
         """The part of `bytes_per_token` that is the head of the model, and its screen."""
@@ -260,11 +263,11 @@ class Engine:
         return {name: arena.bytes_of(numbers[name]) for name in gated}
 
     def _skipped(self, name: str) -> float:
-        """Share of the rows of a linear in panels that the prompt's choice leaves out."""
+        """Share of a linear in panels that the prompt's choice leaves out."""
         if f"{name}.chosen" not in self._model.numbers:
             return 0.0
-        linears, numbers = self._model.arena.linears, self._model.numbers
-        return 1 - linears[numbers[f"{name}.chosen"]].outputs / linears[numbers[name]].outputs
+        selection = self._gatings[f"{name.partition('.')[0]}.down"].selection
+        return 1 - selection.keep / selection.group
 
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""

@@ -158,6 +158,7 @@ def _gating(
         "it chooses neurons and has a shift": choice != BY_INPUT and gate.shift is not None,
         f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
         and selection.rule not in {HIGHEST, EVERYTHING},
+        "it leaves no neuron on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,
     }
     for reason, found in reasons.items():
         if found:

@@ -22,10 +22,11 @@ from sparseact.engine.rows import dot_rows
 from sparseact.engine.tables import (
     ACTIVE,
     BY_GATE,
-    BY_INPUT,
     BY_PREDICTOR,
     BY_PROMPT,
+    BY_UP,
     CHOICE,
+    CHOSEN_DOWN,
     CHOSEN_GATE,
     CHOSEN_UP,
     DOWN,
@@ -49,38 +50,41 @@ from sparseact.engine.team import meet
 
 
 @inner
-def run_mlp(layer: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's part of down(h) of the neurons h = act(gate(x)) * up(x), or act(gate(x))."""
-    places = tables.layers[layer]
     choice = places[CHOICE]
-    if choice == BY_INPUT or (choice == BY_PROMPT and dense != 0):
-        _all_neurons(places, dense, thread, sizes, tables, buffers)
-    elif choice == BY_PROMPT:
-        _neurons_of_prompt(layer, thread, sizes, tables, buffers)
-    elif choice == BY_PREDICTOR:
+    if choice == BY_PREDICTOR:
         _predicted_neurons(places, dense, thread, sizes, tables, buffers)
-    else:
+    elif choice in (BY_GATE, BY_UP):
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
+    else:
+        chosen = choice == BY_PROMPT and dense == 0
+        gate = places[CHOSEN_GATE if chosen else GATE]
+        up = places[CHOSEN_UP if chosen else UP]
+        down = places[CHOSEN_DOWN if chosen else DOWN]
+        _all_neurons(gate, up, down, dense, thread, sizes, tables, buffers)
 
 
 @inner
-def _all_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """All h; which of them down reads is left to their own size."""
-    threads, neurons = sizes.threads, sizes.neurons
-    project(places[GATE], thread, threads, dense, tables, buffers, buffers.outputs[GATE])
+def _all_neurons(
+    gate: int, up: int, down: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """All h of these linears; which of them down reads is left to their own size."""
+    threads, neurons = sizes.threads, tables.linears[gate, OUTPUTS]
+    project(gate, thread, threads, dense, tables, buffers, buffers.outputs[GATE])
     if sizes.gated:
-        project(places[UP], thread, threads, dense, tables, buffers, buffers.outputs[UP])
+        project(up, thread, threads, dense, tables, buffers, buffers.outputs[UP])
     meet(buffers.control, thread, threads)
     x = buffers.floats[thread, X]
-    gather(places[GATE], 0, neurons, threads, tables, buffers.outputs[GATE], x)
+    gather(gate, 0, neurons, threads, tables, buffers.outputs[GATE], x)
     activate(sizes.activation, x, neurons)
     if sizes.gated:
-        up = buffers.floats[thread, NEURONS]
-        gather(places[UP], 0, neurons, threads, tables, buffers.outputs[UP], up)
+        other = buffers.floats[thread, NEURONS]
+        gather(up, 0, neurons, threads, tables, buffers.outputs[UP], other)
         for j in range(neurons):
-            x[j] *= up[j]
+            x[j] *= other[j]
     round_input(neurons, thread, buffers)
-    project(places[DOWN], thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
+    project(down, thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
 
 
 @inner
@@ -105,38 +109,6 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
         activate(sizes.activation, products, count)
     for k in range(count):
         masked[active[k]] *= products[k]
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
-
-
-@inner
-def _neurons_of_prompt(layer: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """Those that the prompt has chosen, of which the thread's go on to down."""
-    places, chosen, threads = tables.layers[layer], tables.chosen[layer], sizes.threads
-    gate, up, down = places[CHOSEN_GATE], places[CHOSEN_UP], places[DOWN]
-    project(gate, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
-    if sizes.gated:
-        project(up, thread, threads, 0, tables, buffers, buffers.outputs[UP])
-    meet(buffers.control, thread, threads)
-    first, last = input_share(down, thread, threads, tables)
-    total, start = tables.linears[gate, OUTPUTS], 0
-    while start < total and chosen[start] < first:
-        start += 1
-    end = start
-    while end < total and chosen[end] < last:
-        end += 1
-    count, own, active = end - start, buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    h, other, masked = own[NEURONS], own[ROWS], own[MASKED]
-    gather(gate, start, end, threads, tables, buffers.outputs[GATE], h)
-    activate(sizes.activation, h, count)
-    if sizes.gated:
-        gather(up, start, end, threads, tables, buffers.outputs[UP], other)
-        for k in range(count):
-            h[k] *= other[k]
-    for j in range(first, last):
-        masked[j] = 0
-    for k in range(count):
-        active[k] = chosen[start + k]
-        masked[active[k]] = h[k]
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 

@@ -1,7 +1,7 @@
-"""Neurons that a prompt chooses for the tokens that follow it (GRIFFIN).
+"""Neurons that a prompt chooses for the tokens that follow it (GRIFFIN): their weights are copied together.
 
-Their rows of gate and up are copied together, so that they are read like a small dense matrix; of down, whose
-blocks of 32 inputs would not survive that, the columns are read where they are.
+So they are read like a small dense matrix. Rows of gate and up are copied as they are; columns of down come
+from different blocks of 32 inputs and are rounded anew, to 8 bits or better.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sparseact.engine.arena import CODES, MINS, SCALES
-from sparseact.engine.formats import PANEL, Array, Floats
+from sparseact.engine.formats import PANEL, Array, Floats, quantise
 from sparseact.engine.gating import Gating
 from sparseact.engine.loading import Model
 from sparseact.engine.tables import BY_PROMPT
-
-CHOSEN = ("gate", "up")
-"""Linears of which the chosen rows are copied, to a linear of the name with `.chosen` added."""
 
 
 class PromptScores:
@@ -38,16 +34,17 @@ class PromptScores:
             self.squares[name] = self.squares.get(name, np.float32(0)) + np.square(shares).sum(axis=0)
         return x
 
-    def choose(self, gatings: Mapping[str, Gating], model: Model, chosen: npt.NDArray[np.int32]) -> None:
-        """Write each layer's neurons to `chosen` [layers, neurons], in ascending order, and copy their rows."""
-        for name, gating in gatings.items():
+    def choose(self, gatings: Mapping[str, Gating], model: Model) -> None:
+        """Choose each layer's neurons, and copy their weights to the linears whose names end in `.chosen`."""
+        for down, gating in gatings.items():
             if gating.choice == BY_PROMPT:
-                layer = name.partition(".")[0]
-                (neurons,) = gating.on(self.squares[name][None])[0].nonzero()
-                chosen[int(layer), : len(neurons)] = neurons
-                for part in CHOSEN:
-                    if f"{layer}.{part}" in model.numbers:
-                        copy_rows(model, f"{layer}.{part}", neurons)
+                (neurons,) = gating.on(self.squares[down][None])[0].nonzero()
+                for name in (down.replace("down", "gate"), down.replace("down", "up")):
+                    if name in model.numbers:
+                        copy_rows(model, name, neurons)
+                chosen = model.numbers[f"{down}.chosen"]
+                columns = model.weight(down)[:, neurons]
+                model.arena.store(chosen, quantise(columns, model.arena.linears[chosen].format))
 
 
 def copy_rows(model: Model, name: str, rows: Array) -> None:

@@ -112,7 +112,7 @@ def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None
             _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
             _norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
-        run_mlp(layer, dense, thread, sizes, tables, buffers)
+        run_mlp(places, dense, thread, sizes, tables, buffers)
         meet(control, thread, threads)
         _add(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
     _norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)

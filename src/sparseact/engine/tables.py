@@ -17,7 +17,7 @@ from sparseact.engine.arena import LAYOUT, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.formats import COLUMNS, Floats
 from sparseact.engine.team import new_control
 
-PLACES = 22
+PLACES = 23
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
@@ -38,8 +38,9 @@ PLACES = 22
     ROTATION,  # row of the frequencies
     WINDOW,  # positions that a token sees, 0 for all
     CHOICE,  # what decides which inputs of down are on, as below
-    CHOSEN_GATE,  # linears of the rows of gate and up that the prompt has chosen
+    CHOSEN_GATE,  # linears of the neurons that the prompt has chosen
     CHOSEN_UP,
+    CHOSEN_DOWN,
     PREDICTOR_DOWN,  # linears of a predictor: to its rank, and to the neurons
     PREDICTOR_UP,
 ) = range(PLACES)
@@ -92,7 +93,6 @@ class Tables(NamedTuple):
     vectors: Floats
     thresholds: Floats  # the number of each linear's SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
-    chosen: npt.NDArray[np.int32]  # [layers, neurons] numbers of those that the prompt has chosen, ascending
 
 
 FLOATS = 15
@@ -200,6 +200,7 @@ def layers_of(
     extra = {
         CHOSEN_GATE: "gate.chosen",
         CHOSEN_UP: "up.chosen",
+        CHOSEN_DOWN: "down.chosen",
         PREDICTOR_DOWN: "predictor.down",
         PREDICTOR_UP: "predictor.up",
     }
