@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS
+from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
 from sparseact.engine.assembly import assemble, load_gated
-from sparseact.engine.formats import PANEL, PANELS, ROWS, Array, Floats
+from sparseact.engine.formats import COLUMNS, PANEL, PANELS, ROWS, Array, Floats
 from sparseact.engine.gating import read_gates
 from sparseact.engine.loading import Model, linear_names
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
 from sparseact.engine.prompt import PromptScores
 from sparseact.engine.screening import SCREEN, fill_screen, write_texts
+from sparseact.engine.selectors import EVERYTHING
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
 from sparseact.engine.tables import BY_PROMPT, Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
@@ -227,7 +228,7 @@ class Engine:
             i = self._model.numbers[name]
             if not self._steps:
                 found[name] = 1.0
-            elif table[i, LAYOUT] == PANELS:
+            elif not self._is_masked(i):
                 found[name] = 1 - self._skipped(name) * self._sparse_steps / self._steps
             else:
                 units = table[i, OUTPUTS if table[i, LAYOUT] == ROWS else INPUTS]
@@ -237,13 +238,22 @@ class Engine:
         return found | self._density_of_screen()
 
     def bytes_per_token(self) -> float:
-        """Bytes of weights that a token read on average, scales included, of the tokens run one by one."""
+        """Bytes of weights that a token read on average, scales included, of the tokens run one by one.
+
+        A linear that is on so often that a stream of all its weights is quicker is read whole, whatever its density.
+        """
         sparse = self._sparse_steps / max(1, self._steps)
         arena, density = self._model.arena, self.density()
         total = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
         for name, share in density.items():
-            i, chosen = self._model.numbers[name], self._model.numbers.get(f"{name}.chosen")
-            total += share * arena.bytes_of(i) if chosen is None else (1 - sparse) * arena.bytes_of(i)
+            i = self._model.numbers[name]
+            size, codes = arena.bytes_of(i), arena.linears[i].shape.codes
+            if f"{name}.chosen" in self._model.numbers:
+                total += (1 - sparse) * size
+            elif arena.table[i, LAYOUT] == COLUMNS:  # the scales of a block of inputs serve all its columns
+                total += share * codes + size - codes
+            else:
+                total += size if arena.table[i, SELECTOR] != EVERYTHING else share * size
         # Copies for some of the neurons, and predictors.
         added = (i for name, i in self._model.numbers.items() if name.count(".") > 1)
         return total + sparse * sum(arena.bytes_of(i) for i in added)
@@ -256,11 +266,14 @@ class Engine:
         return vector + sum(density[name] * arena.bytes_of(numbers[name]) for name in names)
 
     def gated_bytes(self) -> dict[str, int]:
-        """Bytes of each linear of which the recipe leaves some out, by canonical name."""
-        arena = self._model.arena
-        numbers = self._model.numbers
-        gated = [name for name, i in numbers.items() if arena.table[i, LAYOUT] != PANELS or self._skipped(name)]
+        """Bytes of each linear of whose inputs or rows the recipe switches some off, by canonical name."""
+        arena, numbers = self._model.arena, self._model.numbers
+        gated = [name for name, i in numbers.items() if self._is_masked(i) or self._skipped(name)]
         return {name: arena.bytes_of(numbers[name]) for name in gated}
+
+    def _is_masked(self, i: int) -> bool:
+        row = self._model.arena.table[i]
+        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] != PANELS)
 
     def _skipped(self, name: str) -> float:
         """Share of a linear in panels that the prompt's choice leaves out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class Gating:
         scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
         choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...).
         predictor: ([rank, hidden], [neurons, rank], bias [neurons]) of the signal, a sigmoid, if it is predicted.
+        level: share of the inputs that the rule was fitted to switch off; 1 if that is not known.
     """
 
     selection: Selection
@@ -69,6 +70,7 @@ class Gating:
     shift: Floats | None
     choice: int = BY_INPUT
     predictor: tuple[Floats, Floats, Floats] | None = None
+    level: float = 1.0
 
     def keep(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
         """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
@@ -113,6 +115,7 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
                 f"which this {weights.architecture.family} does not have; calibrate on this model"
             )
         gating = _gating(gate, names, recipe.policy, modules, weights.architecture)
+        gating = replace(gating, level=recipe.meta.get("levels", {}).get(gate.site.module, 1.0))
         if gating.selection.rule != EVERYTHING:
             gatings |= dict.fromkeys(names, gating)
     if _fingerprint(recipe, weights, modules) != recipe.model:

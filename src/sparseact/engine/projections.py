@@ -1,4 +1,4 @@
-"""One linear in compiled code, the part of one thread: dense by panels, or sparse by columns."""
+"""One linear in compiled code, the part of one thread: by panels, which are read whole, or by columns that are on."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from sparseact.engine.arena import (
 )
 from sparseact.engine.cache import compiled, inner
 from sparseact.engine.columns import axpy_columns
-from sparseact.engine.formats import BLOCK, CHUNK, PANEL, PANELS
+from sparseact.engine.formats import BLOCK, CHUNK, COLUMNS, PANEL, PANELS
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.selectors import EVERYTHING, THRESHOLD, find_threshold
@@ -59,15 +59,23 @@ def project(i: int, thread: int, threads: int, dense: int, tables: Tables, buffe
 
     Bias and offset are added by `gather`, once all threads are done. `dense`: 1 if all inputs are on.
     """
-    x = buffers.floats[thread, X]
-    if tables.linears[i, LAYOUT] == PANELS:
-        first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
-        codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS]
-        dot_panels(tables.arena, tables.linears, i, first, last, x, codes, scales, sums, out[0])
-    else:
+    own, integers, codes = buffers.floats[thread], buffers.integers[thread], buffers.codes[thread]
+    x = own[X]
+    if tables.linears[i, LAYOUT] == COLUMNS:
         first, last = input_share(i, thread, threads, tables)
         count = choose(i, x, x, first, last, thread, dense, tables, buffers)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
+        return
+    first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
+    if tables.linears[i, SELECTOR] == EVERYTHING:
+        dot_panels(tables.arena, tables.linears, i, first, last, x, codes[0], own[SCALES], integers[SUMS], out[0])
+        return
+    # Every thread reads all inputs, in its rows; one of them counts.
+    count = choose(i, x, x, 0, tables.linears[i, INPUTS], thread, dense, tables, buffers)
+    round_masked(0, tables.linears[i, INPUTS], thread, buffers)
+    buffers.counts[thread, i] += count if thread == 0 else 0
+    masked, scales, sums = own[MASKED], own[MASKED_SCALES], integers[MASKED_SUMS]
+    dot_panels(tables.arena, tables.linears, i, first, last, masked, codes[1], scales, sums, out[0])
 
 
 @inner
@@ -129,6 +137,17 @@ def _score(i: int, signal: Any, start: int, end: int, tables: Tables, scores: An
 
 
 @inner
+def round_masked(first: int, last: int, thread: int, buffers: Buffers) -> None:
+    """As `round_input`, for the masked inputs first..last; `first` begins a block."""
+    masked, codes = buffers.floats[thread, MASKED], buffers.codes[thread, 1]
+    scales, sums = buffers.floats[thread, MASKED_SCALES], buffers.integers[thread, MASKED_SUMS]
+    for j in range(last, (last + CHUNK - 1) // CHUNK * CHUNK):
+        masked[j] = np.float32(0)
+    g = first // BLOCK
+    quantise_input(masked[first:], max(0, last - first), codes[first:], scales[g:], sums[g:])
+
+
+@inner
 def add_columns(
     i: int, first: int, last: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any
 ) -> None:
@@ -138,14 +157,13 @@ def add_columns(
     """
     for j in range(tables.linears[i, PADDED_OUTPUTS]):
         y[j] = np.float32(0)
-    masked, codes = buffers.floats[thread, MASKED], buffers.codes[thread, 1]
-    scales, sums = buffers.floats[thread, MASKED_SCALES], buffers.integers[thread, MASKED_SUMS]
-    for j in range(last, (last + BLOCK - 1) // BLOCK * BLOCK):
-        masked[j] = np.float32(0)
-    quantise_input(masked[first:], max(0, last - first), codes[first:], scales[first // BLOCK :], sums)
+    round_masked(first, last, thread, buffers)
     buffers.counts[thread, i] += count
+    own, codes = buffers.floats[thread], buffers.codes[thread, 1]
     active, accumulators = buffers.integers[thread, ACTIVE], buffers.accumulators[thread]
-    axpy_columns(tables.arena, tables.linears, i, active, 0, count, masked, codes, scales, accumulators, y)
+    axpy_columns(
+        tables.arena, tables.linears, i, active, 0, count, own[MASKED], codes, own[MASKED_SCALES], accumulators, y
+    )
 
 
 @inner
