@@ -58,6 +58,7 @@ def test_json_has_the_keys_that_are_promised(run, command):
     assert status == 0
     promised = {"text", "tokens", "prompt_tokens", "achieved", "bytes_per_token", "model", "recipe", "engine", "device"}
     rates = {"prefill_seconds", "decode_seconds", "tokens_per_second", "density", "head_bytes", "dtype", "threads"}
+    rates |= {"acceptance", "lossless"}
     assert record.keys() == promised | rates
     assert (record["tokens"], record["threads"], record["recipe"]) == (12, 1, "r")
     assert record["achieved"] == pytest.approx(0.5, abs=0.1)
@@ -88,6 +89,13 @@ def test_statistics(run, command):
     record = json.loads(run(*command, "--recipe", "r", "--against-dense", "--json")[1])
     assert record["dense"]["text"].strip() == dense.strip()
     assert (record["dense"]["achieved"], record["dense"]["density"]) == (0, {})
+
+
+def test_a_lossless_answer_is_the_dense_one(run):
+    _, text, err = run(*CPU, "--recipe", "r", "--lossless", "--stats", "--against-dense")
+    assert text == run(*CPU)[1]
+    assert "drafts " in err
+    assert "the same answer" in err
 
 
 def test_statistics_of_a_dense_run(run):
@@ -127,6 +135,9 @@ def test_sampling_and_stop_strings(run, command):
         (["--engine", "cpu", "--max-new-tokens", "200"], "context of 128 tokens"),
         (["--engine", "cpu", "--recipe", "none"], "--recipe none: no readable recipe.json here"),
         (["--against-dense"], "--against-dense: compares a recipe"),
+        (["--lossless"], "--lossless: needs --engine cpu, not torch"),
+        (["--engine", "cpu", "--lossless"], "--lossless: a recipe drafts the answer; give one with --recipe"),
+        (["--engine", "cpu", "--lossless", "--recipe", "r", "--temperature", "1"], "--lossless: takes the most likely"),
         (["--min-p", "2"], "--min-p: 2.0 is not between 0 and 1"),
     ],
 )

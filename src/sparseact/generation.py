@@ -55,6 +55,11 @@ class Sampling:
         _check("--min-p", self.min_p, "between 0 and 1", valid=0 <= self.min_p <= 1)
 
     @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken as the model has it."""
+        return not self.draws and self.repetition_penalty == 1
+
+    @property
     def draws(self) -> bool:
         """Whether chance has a say."""
         return self.temperature > 0
@@ -80,6 +85,8 @@ class Generated:
         density: share of the gated weight bytes of a layer that decoding read, by the layer's number or "head";
             empty without a recipe.
         head_bytes: the part of `bytes_per_token` that is the head of the model, where it is screened.
+        acceptance: of a lossless answer, the share of the drafted tokens that the dense model accepted; None if
+            none were drafted. `achieved` and `density` are then those of the drafts.
     """
 
     text: str
@@ -91,6 +98,7 @@ class Generated:
     decode_seconds: float
     density: dict[str, float] = field(default_factory=dict)
     head_bytes: float | None = None
+    acceptance: float | None = None
 
     @property
     def tokens_per_second(self) -> float:

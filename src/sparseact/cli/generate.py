@@ -15,7 +15,7 @@ from sparseact.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from sparseact.engine.engine import Engine
-    from sparseact.generation import Generated
+    from sparseact.generation import Generated, Sampling
     from sparseact.policies import Recipe
 
     _Run = tuple[Recipe | None, Callable[[str], object]]
@@ -40,6 +40,7 @@ def generate(
     engine: Literal["torch", "cpu"] = "torch",
     dtype: str | None = None,
     screen: Flag = False,
+    lossless: Flag = False,
     stats: Flag = False,
     against_dense: Flag = False,
     model: ModelName = "smollm2",
@@ -66,6 +67,7 @@ def generate(
             bf16, f32, or file for the types that the file has.
         screen: Find the most likely token by a small part of the model's head; one in 1000 or fewer differs. Only for
             --engine cpu and temperature 0.
+        lossless: Write the dense model's answer, and let the recipe only draft it where that saves time (cpu).
         stats: Say how fast it was and what each layer read.
         against_dense: Answer again without the recipe, and say how that compares; implies --stats.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
@@ -87,11 +89,13 @@ def generate(
         from sparseact.generation import Sampling
 
         sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, shared.seed)
+        if lossless:
+            _check_lossless(recipe, engine, sampling)
         options = {**asdict(sampling), "max_new_tokens": max_new_tokens, "stop": stop, "chat": chat}
         runs: list[_Run] = [(_loaded(recipe), show)]
         if against_dense:
             runs.append((None, lambda piece: None))
-        write = partial(_with_engine, screen=screen) if engine == "cpu" else _with_torch
+        write = partial(_with_engine, screen=screen, lossless=lossless) if engine == "cpu" else _with_torch
         (written, *rest), used = write(prompt, runs, options, model, dtype, shared)
     dense = rest[0] if rest else None
     show("\n")
@@ -107,10 +111,20 @@ def generate(
         "recipe": str(recipe) if recipe else None,
         "engine": engine,
         "dtype": dtype,
+        "lossless": lossless,
         **used,
         **({"dense": _record(dense)} if dense else {}),
     }
     return shared.answer(record, "") if shared.json else None
+
+
+def _check_lossless(recipe: Path | None, engine: str, sampling: "Sampling") -> None:
+    if engine != "cpu":
+        raise InputError(f"--lossless: needs --engine cpu, not {engine}")
+    if recipe is None:
+        raise InputError("--lossless: a recipe drafts the answer; give one with --recipe")
+    if not sampling.greedy:
+        raise InputError("--lossless: takes the most likely token; leave out --temperature and --repetition-penalty")
 
 
 def _checked_type(dtype: str | None, engine: str) -> str:
@@ -147,7 +161,15 @@ def _with_torch(
 
 
 def _with_engine(
-    prompt: str, runs: "list[_Run]", options: dict[str, Any], model: str, dtype: str, shared: Shared, *, screen: bool
+    prompt: str,
+    runs: "list[_Run]",
+    options: dict[str, Any],
+    model: str,
+    dtype: str,
+    shared: Shared,
+    *,
+    screen: bool,
+    lossless: bool,
 ) -> "tuple[list[Generated], dict[str, Any]]":
     if shared.device not in {"auto", "cpu"}:
         raise InputError(f"--device: {shared.device} does not go with --engine cpu")
@@ -160,7 +182,8 @@ def _with_engine(
     tokenizer, ends = load_tokenizer(model)
     written, threads = [], 0
     for recipe, on_text in runs:
-        make = partial(Engine.from_model, path, recipe, dtype, shared.threads, screen=screen)
+        drafts = lossless and recipe is not None  # the dense run beside it has no recipe
+        make = partial(Engine.from_model, path, recipe, dtype, shared.threads, screen=screen, lossless=drafts)
         with _prepared(make) as engine:
             written.append(generate_with(engine, tokenizer, prompt, ends=ends, on_text=on_text, **options))
             threads = engine.threads

@@ -19,6 +19,8 @@ def statistics(written: "Generated", dense: "Generated | None") -> str:
     ]
     if written.head_bytes is not None:
         lines.append(f"head      {written.head_bytes / 1e6:.1f} MB of them: a screen, and the rows it lets through")
+    if written.acceptance is not None:
+        lines.append(f"drafts    {written.acceptance:.1%} of their tokens accepted by the dense model")
     if dense:
         lines.append(f"dense     {_rate(dense)}")
         if dense.tokens_per_second:

@@ -24,6 +24,7 @@ from sparseact.engine.products import products
 from sparseact.engine.prompt import PromptScores
 from sparseact.engine.screening import SCREEN, fill_screen, write_texts
 from sparseact.engine.selectors import EVERYTHING
+from sparseact.engine.speculation import Speculation
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
 from sparseact.engine.tables import BY_PROMPT, Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
@@ -51,6 +52,7 @@ class Engine:
         threads: that run a step.
         context: tokens that a text can have.
         screen: whether `greedy` reads a screen and a part of the head instead of all of it.
+        lossless: whether `greedy` gives the dense model's text, drafted by the recipe.
     """
 
     architecture: Architecture
@@ -58,6 +60,7 @@ class Engine:
     threads: int
     context: int
     screen: bool
+    lossless: bool
 
     def __init__(
         self,
@@ -68,9 +71,15 @@ class Engine:
         threads: int | None = None,
         context: int | None = None,
         screen: bool = False,
+        lossless: bool = False,
     ) -> None:
         """See `from_model`."""
+        if lossless and recipe is None:
+            raise InputError("lossless: drafts are sparse; give the engine a recipe")
+        if lossless and screen:
+            raise InputError("lossless: is exact, and a screen is not; leave out one of both")
         self.architecture, self.dtype, self.screen = weights.architecture, dtype, screen
+        self.lossless = lossless
         self.threads = _checked("threads", threads, _processors(), 1, 256)
         self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
         self._phases: Phases | None = None if recipe is None else recipe.phases
@@ -91,8 +100,11 @@ class Engine:
         self._vectors = _vectors(self._model, self.architecture)
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._steps = self._sparse_steps = self._screened = 0
+        self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
+        self._speculation = Speculation(sizes, tables, buffers) if lossless else None
         self._lead = partial(run, 0, sizes, tables, buffers)
-        self._team = Team(self.threads, buffers.control, partial(_run, sizes, tables, buffers))
+        help_ = partial(_run, sizes, tables, buffers) if self._speculation is None else self._speculation.help
+        self._team = Team(self.threads, buffers.control, help_)
         self._end = weakref.finalize(self, self._team.close)
         if screen:
             self._make_screen(tables)
@@ -107,6 +119,7 @@ class Engine:
         context: int | None = None,
         *,
         screen: bool = False,
+        lossless: bool = False,
     ) -> Self:
         """An engine for a model; the model itself is not kept.
 
@@ -121,6 +134,8 @@ class Engine:
             screen: find the likeliest token without reading all of the head: by `greedy` alone, for `step` gives
                 all logits. One token in 1000 or fewer differs. Takes some seconds, and a third more memory for
                 the head, see docs/engine.md.
+            lossless: `greedy` gives the dense model's text. The recipe only drafts it, where that saves time; the
+                prompt and tokens run by `step` are dense.
 
         Raises:
             InputError: no such model, a wrong option, or a recipe that was made for another model, or of
@@ -132,7 +147,9 @@ class Engine:
 
             recipe = load_recipe(recipe)
         weights = open_weights(_found(model) if isinstance(model, str) else model)
-        return cls(weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen)
+        return cls(
+            weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen, lossless=lossless
+        )
 
     @property
     def position(self) -> int:
@@ -157,18 +174,20 @@ class Engine:
         tokens = _tokens(ids, self.architecture.vocabulary)
         self._need_room(len(tokens))
         self._run_chosen()
-        if self._by_prompt and len(tokens) == 1 and self._cache.length:
+        choosing = self._by_prompt and (len(tokens) > 1 or not self._cache.length)
+        if self._by_prompt and not choosing and not self.lossless:
             return self.step(int(tokens[0]))
-        sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill and not self._by_prompt
+        sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
+        sparse = sparse and not self._by_prompt and not self.lossless
         scores = PromptScores()
-        mask = scores.note if self._by_prompt else self._mask if sparse else None
+        mask = scores.note if choosing else self._mask if sparse else None
         with products(self._model, self.threads) as product:
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
             last = forward.prefill(tokens, self._cache)[-1:]
             if sparse:
                 last = self._mask(self._head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
-        if self._by_prompt:
+        if choosing:
             scores.choose(self._gatings, self._model)
         self._buffers.control[FOUND] = int(logits.argmax())
         return logits
@@ -183,11 +202,13 @@ class Engine:
             InputError: a token outside the vocabulary, or no room in the context.
         """
         (checked,) = _tokens([token], self.architecture.vocabulary)
-        if self._by_prompt and self.position == 0:
+        if self._by_prompt and self.position == 0 and not self.lossless:
             return self.prefill([int(checked)])
         self._need_room(1)
         self._run_chosen()
         self._run(int(checked))
+        if self._speculation is not None:
+            return self._speculation.logits(self.architecture.vocabulary)
         return self._buffers.logits[0, : self.architecture.vocabulary].copy()
 
     def greedy(self, n: int, stop: Collection[int] = ()) -> list[int]:
@@ -205,16 +226,17 @@ class Engine:
         self._need_room(_checked("n", n, n, 0, None))
         found: list[int] = []
         while len(found) < n and not (found and found[-1] in stop):
-            self._run_chosen()
-            self._chosen = int(self._buffers.control[FOUND])
+            self._chosen = self._next()
             found.append(self._chosen)
         return found
 
     def reset(self) -> None:
         """Begin a new text, and count anew."""
-        self._chosen = None
+        self._chosen, self._known = None, []
         self._cache.length = 0
         self._steps = self._sparse_steps = self._screened = 0
+        if self._speculation is not None:
+            self._speculation.reset()
         self._buffers.counts[:] = 0
 
     def density(self) -> dict[str, float]:
@@ -242,6 +264,21 @@ class Engine:
 
         A linear that is on so often that a stream of all its weights is quicker is read whole, whatever its density.
         """
+        read = self._bytes_per_step()
+        s = self._speculation
+        if s is None or not s.passes:
+            return read
+        # Drafts, and dense passes, each of which gave one token more than were accepted.
+        everything = sum(self._model.arena.bytes_of(self._model.numbers[name]) for name in self.density())
+        return (s.drafted * read + s.passes * everything) / (s.passes + s.accepted)
+
+    def acceptance(self) -> float | None:
+        """Share of the drafted tokens that the dense model accepted; None where none were drafted."""
+        s = self._speculation
+        return s.accepted / s.drafted if s is not None and s.drafted else None
+
+    def _bytes_per_step(self) -> float:
+        """Of the decode steps: all tokens run one by one, or the drafts."""
         sparse = self._sparse_steps / max(1, self._steps)
         arena, density = self._model.arena, self.density()
         total = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
@@ -298,13 +335,35 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _next(self) -> int:
+        """The likeliest token, with the chosen one run before."""
+        if self._speculation is None or self._chosen is None:
+            self._run_chosen()
+            return int(self._buffers.control[FOUND])
+        if not self._known:
+            most = self.context - self._cache.length - 1
+            before = self._speculation.drafted
+            self._known = self._speculation.tokens_after(self._chosen, self._cache.length, most, self._team)
+            self._steps += self._speculation.drafted - before
+            self._sparse_steps += self._speculation.drafted - before
+        self._cache.length += 1
+        return self._known.pop(0)
+
     def _run_chosen(self) -> None:
         """Run the token that `greedy` left."""
         if self._chosen is not None:
             token, self._chosen = self._chosen, None
-            self._run(token, screened=self.screen)
+            if self._known:  # it was run with others
+                self._cache.length += 1
+                self._known = []
+            else:
+                self._run(token, screened=self.screen)
 
     def _run(self, token: int, *, screened: bool = False) -> None:
+        if self._speculation is not None:
+            self._speculation.run([token], self._cache.length, self._team)
+            self._cache.length += 1
+            return
         control = self._buffers.control
         control[SCREENED] = screened
         control[GIVEN] = token

@@ -51,6 +51,8 @@ def generate(
         raise InputError(f"--max-new-tokens: {max_new_tokens} is not at least 1")
     ids = prompt_ids(tokenizer, prompt, chat=chat)
     check_room(engine.context, len(ids), max_new_tokens)
+    if engine.lossless and not sampling.greedy:
+        raise InputError("lossless: takes the most likely token, so temperature is 0 and repetition_penalty is 1")
     ends = {tokenizer.eos_token_id} if ends is None else ends
 
     engine.reset()
@@ -71,13 +73,14 @@ def generate(
         decode_seconds=last - first,
         density=_density(engine, _layer),
         head_bytes=engine.head_bytes_per_token() if engine.screen else None,
+        acceptance=engine.acceptance(),
     )
 
 
 def _tokens(engine: Engine, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
     """The text's new tokens, without an end. A token is run when the next one is asked for."""
     logits = engine.prefill(ids)
-    if not sampling.draws and sampling.repetition_penalty == 1:
+    if sampling.greedy:
         while True:
             yield engine.greedy(1)[0]
     sampler, seen = Sampler(sampling), list(ids)

@@ -202,7 +202,7 @@ class _Layer:
             distance = asking[:, None] - seen
             unseen = (distance < 0) | (distance >= window) if window else distance < 0
             asked = by_head[:, :, some : some + QUERIES].reshape(sizes.kv_heads, -1, sizes.head_dim)
-            weights = softcap(asked @ seen_keys[:, :, part], sizes.attention_softcap)
+            weights: Floats = softcap(np.matmul(asked, seen_keys[:, :, part]), sizes.attention_softcap)
             np.copyto(weights.reshape(sizes.kv_heads, -1, *unseen.shape), -np.inf, where=unseen)
             weights -= weights.max(-1, keepdims=True)
             np.exp(weights, out=weights)

@@ -48,7 +48,7 @@ def multiply(model: Model, pool: Executor, threads: int, name: str, x: Floats) -
     ascale, asum = np.empty((tiles, blocks, width), np.float32), np.empty((tiles, blocks, width), np.int32)
     if not floats:
         room = np.empty(padded, np.int8), np.empty(blocks, np.float32), np.empty(blocks, np.int32)
-        tile_inputs(rows, words, ascale, asum, *room)
+        tile_inputs(rows, len(x), padded, words, ascale, asum, *room)
     chunks = -(-outputs // CHUNK)
     y = np.empty((tiles * width, chunks * CHUNK), np.float32)
 
@@ -56,7 +56,9 @@ def multiply(model: Model, pool: Executor, threads: int, name: str, x: Floats) -
         first, last = chunks * thread // threads, chunks * (thread + 1) // threads
         size = 0 if arena.table[i, LAYOUT] == PANELS else bytes_of_chunk(form, padded)
         room = np.empty(size, np.uint8)
-        dot_tiles(arena.data, arena.table, i, first, last, x_tiles, words, ascale, asum, room, y)
+        dot_tiles(
+            arena.data, arena.table, i, first, last, x_tiles, words, ascale, asum, room, y.reshape(-1), 0, y.shape[1]
+        )
 
     if threads == 1:
         run(0)

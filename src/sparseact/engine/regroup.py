@@ -23,12 +23,14 @@ from sparseact.engine.packed import (
     store_bytes,
 )
 from sparseact.engine.rows import width_of_row
-from sparseact.engine.simd import load_f32, store_f32, store_i32
+from sparseact.engine.simd import load_f32, prefetch, store_f32, store_i32
 
 VECTOR = 64
 """Bytes of a load."""
 SCALE = 2
 """Bytes of a scale."""
+AHEAD = 64
+"""Columns between the one that is read and the one that is asked for."""
 
 
 @compiled
@@ -99,32 +101,56 @@ def _codes_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> No
     step = _bytes_of_codes(form, inputs * PANEL)
     if form == Q8:
         for v in range(inputs // 4):
+            _ask(arena, codes + min(4 * v + AHEAD, inputs - 4) * rows + row, rows)
             four = _four_bytes(arena, codes + 4 * v * rows + row, rows)
-            for z in range(4):
-                store_bytes(room, z * step + v * VECTOR, four[z])
+            _store_four(room, v * VECTOR, step, four)
     else:
         half = rows // 2
         for v in range(inputs // 8):
+            _ask(arena, codes + min(8 * v + AHEAD, inputs - 8) * half + row // 2, half)
+            _ask(arena, codes + min(8 * v + AHEAD + 4, inputs - 4) * half + row // 2, half)
             # In a block, the inputs 4 w .. 4 w + 3 are low nibbles, and 16 more are high ones.
             at = codes + (v // 4 * BLOCK + v % 4 * 4) * half + row // 2
             low, high = _four_nibbles(arena, at, half), _four_nibbles(arena, at + 16 * half, half)
-            for z in range(4):
-                store_bytes(room, z * step + v * VECTOR, join_nibbles(low[z], high[z]))
+            four = (
+                join_nibbles(low[0], high[0]),
+                join_nibbles(low[1], high[1]),
+                join_nibbles(low[2], high[2]),
+                join_nibbles(low[3], high[3]),
+            )
+            _store_four(room, v * VECTOR, step, four)
+
+
+@inner
+def _store_four(room: Any, at: int, step: int, four: Any) -> None:
+    """A vector for each panel, by numbers that are constant: a place that is not known would be looked for."""
+    store_bytes(room, at, four[0])
+    store_bytes(room, at + step, four[1])
+    store_bytes(room, at + 2 * step, four[2])
+    store_bytes(room, at + 3 * step, four[3])
+
+
+@inner
+def _ask(arena: Any, at: int, step: int) -> None:
+    """Ask for four columns. No processor foresees where the next one is."""
+    for k in range(4):
+        prefetch(arena, at + k * step)
 
 
 @inner
 def _scales_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     form, blocks, rows = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK, table[i, PADDED_OUTPUTS]
-    width = PANEL * SCALE
+    source, target = arena.view(np.int64), room.view(np.int64)
+    width = PANEL * SCALE // 8
     for z in range(4):
         _, scales, mins = places_in_room(form, blocks, z)
         for g in range(blocks):
             at = SCALE * (g * rows + row + z * PANEL)
-            for byte in range(width):
-                room[scales + g * width + byte] = arena[table[i, SCALES] + at + byte]
+            for k in range(width):
+                target[scales // 8 + g * width + k] = source[(table[i, SCALES] + at) // 8 + k]
             if form == Q4M:
-                for byte in range(width):
-                    room[mins + g * width + byte] = arena[table[i, MINS] + at + byte]
+                for k in range(width):
+                    target[mins // 8 + g * width + k] = source[(table[i, MINS] + at) // 8 + k]
 
 
 @inner

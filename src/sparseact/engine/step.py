@@ -71,14 +71,20 @@ def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
     if not begin_job(control, sizes.threads):
         return False
     _decode(thread, sizes, tables, buffers)
+    choose_found(sizes, buffers)
+    return True
+
+
+@inner
+def choose_found(sizes: Sizes, buffers: Buffers) -> None:
+    """Of the threads' likeliest tokens the likeliest."""
     best = 0
     for other in range(1, sizes.threads):
         highest, token = buffers.floats[other, HIGHEST, 0], buffers.integers[other, TOKEN, 0]
         first = highest == buffers.floats[best, HIGHEST, 0] and token < buffers.integers[best, TOKEN, 0]
         if first or highest > buffers.floats[best, HIGHEST, 0]:
             best = other
-    control[FOUND] = buffers.integers[best, TOKEN, 0]
-    return True
+    buffers.control[FOUND] = buffers.integers[best, TOKEN, 0]
 
 
 @inner

@@ -140,11 +140,15 @@ def store_tile(e: Emitter, y: Any, at: Any, stride: Any, tile: Any) -> ir.Value:
 
 
 @compiled
-def tile_inputs(x: Any, words: Any, ascale: Any, asum: Any, codes: Any, scales: Any, sums: Any) -> None:
+def tile_inputs(
+    x: Any, tokens: int, n: int, words: Any, ascale: Any, asum: Any, codes: Any, scales: Any, sums: Any
+) -> None:
     """The inputs of tokens, as `dot_tiles` reads them for q8, q4 and q4m.
 
     Args:
-        x: float32 [tokens, padded inputs], zero beyond the inputs.
+        x: float32 [tokens, n or more], zero beyond the inputs.
+        tokens: how many.
+        n: inputs, padded.
         words: int32 [tiles, padded inputs / 4, width], x rounded by `quantise_input`; written, as the next two.
         ascale: float32 [tiles, blocks, width].
         asum: int32 [tiles, blocks, width].
@@ -152,14 +156,13 @@ def tile_inputs(x: Any, words: Any, ascale: Any, asum: Any, codes: Any, scales: 
         scales: float32 [blocks].
         sums: int32 [blocks].
     """
-    width = words.shape[2]
-    for token in range(x.shape[0]):
-        quantise_input(x[token], x.shape[1], codes, scales, sums)
+    width, four = words.shape[2], codes.view(np.int32)
+    for token in range(tokens):
+        quantise_input(x[token], n, codes, scales, sums)
         tile, place = token // width, token % width
-        four = codes.view(np.int32)
-        for j in range(x.shape[1] // 4):
+        for j in range(n // 4):
             words[tile, j, place] = four[j]
-        for g in range(x.shape[1] // BLOCK):
+        for g in range(n // BLOCK):
             ascale[tile, g, place] = scales[g]
             asum[tile, g, place] = sums[g]
 
@@ -177,6 +180,8 @@ def dot_tiles(
     asum: Any,
     room: Any,
     y: Any,
+    start: int,
+    stride: int,
 ) -> None:
     """y[token, 64 first : 64 last] = W x[token] for the chunks of 64 rows first..last of linear `i`, without its bias.
 
@@ -191,7 +196,10 @@ def dot_tiles(
         ascale: float32 [tiles, blocks, width].
         asum: int32 [tiles, blocks, width].
         room: uint8, for `bytes_of_chunk`, if the layout is not `panels`; a thread's own.
-        y: float32 [tiles * width, outputs padded to 64].
+        y: float32, flat: outputs of the first token at `start`, those of the next ones `stride` apart, all padded to
+            64, and as many tokens as the tiles have room for.
+        start: in y.
+        stride: in y.
     """
     form, blocks = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK
     of_codes, of_scales, _ = sizes_of_panel(form, blocks)
@@ -200,14 +208,14 @@ def dot_tiles(
             regroup(arena, table, i, chunk * CHUNK, room)
         for z in range(min(CHUNK, table[i, OUTPUTS] - chunk * CHUNK + PANEL - 1) // PANEL):
             panel = chunk * (CHUNK // PANEL) + z
-            at = panel * PANEL
+            at = start + panel * PANEL
             if table[i, LAYOUT] == PANELS:
                 codes, scales = table[i, CODES] + panel * of_codes, table[i, SCALES] + panel * of_scales
                 mins = table[i, MINS] + panel * of_scales
-                _dot_panel(arena, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at)
+                _dot_panel(arena, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at, stride)
             else:
                 codes, scales, mins = places_in_room(form, blocks, z)
-                _dot_panel(room, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at)
+                _dot_panel(room, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at, stride)
 
 
 @inner
@@ -224,9 +232,9 @@ def _dot_panel(
     asum: Any,
     y: Any,
     at: int,
+    stride: int,
 ) -> None:
-    """y[token, at : at + 16] = the products of a panel, whose parts are at codes, scales and mins of `weights`."""
-    stride = y.shape[1]
+    """y[at : at + 16] of each token = the products of a panel, whose parts are at codes, scales, mins of `weights`."""
     if form in (F32, BF16):
         for tile in range(x.shape[0]):
             value = _dot_floats(weights, form, blocks * BLOCK, codes, x[tile], zero_half())
