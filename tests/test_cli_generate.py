@@ -175,8 +175,8 @@ def test_a_screened_head_is_in_the_statistics(run):
     assert "of them: a screen, and the rows it lets through" in err
 
 
-@pytest.mark.parametrize("wrong", [("--engine", "torch"), ("--temperature", "1"), ("--repetition-penalty", "1.1")])
+@pytest.mark.parametrize("wrong", [GENERATE, (*CPU, "--temperature", "1"), (*CPU, "--repetition-penalty", "1.1")])
 def test_a_screen_is_for_greedy_decoding_by_the_engine(run, wrong):
-    status, _, err = run(*CPU, "--screen", *wrong)
+    status, _, err = run(*wrong, "--screen")
     assert status == USERS_MISTAKE
     assert err.strip().splitlines()[-1].endswith("--engine cpu, temperature 0 and no repetition penalty only")

@@ -20,6 +20,7 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
+    "bos_token_id": 3,
 }
 OLD = {
     "llama": {"model_type": "llama", "rope_theta": 5e5, "hidden_act": "silu"},
@@ -63,7 +64,13 @@ def test_a_config_of_transformers_4_means_what_transformers_5_makes_of_it(name):
     ours, theirs = read_config(old, "old"), read_config(new, "new")
     assert ours == theirs
     assert ours.layers == 7
+    assert ours.first_token == 3
     assert ours.neurons == 48
+
+
+@pytest.mark.parametrize("token", [None, -1, 10**6, [1, 2], "<s>"])
+def test_a_first_token_outside_the_vocabulary_counts_as_none(token):
+    assert read_config(SIZES | {"model_type": "llama", "bos_token_id": token}, "config.json").first_token == 0
 
 
 def test_fields_of_gemma3():

@@ -54,6 +54,8 @@ def add_metadata(writer, config, family):
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_token_list(["token", "list", "to", "skip"] * 16)
     writer.add_token_scores([0.0] * 5000)
+    if config.bos_token_id is not None:
+        writer.add_bos_token_id(config.bos_token_id)
     if family in {"qwen3", "gemma2", "gemma3"}:
         writer.add_key_length(config.head_dim)
     if family == "phi":
