@@ -95,8 +95,8 @@ def test_replaced_inputs_are_what_the_linears_see():
     for hook in hooks:
         hook.remove()
     assert np.abs(sparse - reference(model)).max() > 0.1
-    assert seen[4] == ("0.gate", ("q", "k", "v", "o"), 0)
-    assert seen[6] == ("0.down", ("q", "k", "v", "o", "gate", "up"), 0)
+    assert seen[4] == ("0.gate", ("q", "k", "v", "o", "mlp"), 0)
+    assert seen[6] == ("0.down", ("q", "k", "v", "o", "mlp", "gate", "up"), 0)
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
-from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
 from sparseact.engine.assembly import assemble, load_gated
-from sparseact.engine.formats import COLUMNS, PANEL, PANELS, ROWS, Array, Floats
+from sparseact.engine.formats import Array, Floats
 from sparseact.engine.gating import read_gates
-from sparseact.engine.loading import Model, linear_names
+from sparseact.engine.loading import Model
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
 from sparseact.engine.prompt import PromptScores
 from sparseact.engine.screening import SCREEN, fill_screen, write_texts
-from sparseact.engine.selectors import EVERYTHING
 from sparseact.engine.speculation import Speculation
 from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
 from sparseact.engine.tables import BY_PROMPT, Buffers, Sizes, Tables, X
 from sparseact.engine.team import Team
+from sparseact.engine.usage import Usage
 from sparseact.engine.weights import Weights, open_weights
 from sparseact.errors import InputError
 
@@ -99,7 +98,7 @@ class Engine:
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
-        self._steps = self._sparse_steps = self._screened = 0
+        self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._speculation = Speculation(sizes, tables, buffers) if lossless else None
         self._lead = partial(run, 0, sizes, tables, buffers)
@@ -234,37 +233,23 @@ class Engine:
         """Begin a new text, and count anew."""
         self._chosen, self._known = None, []
         self._cache.length = 0
-        self._steps = self._sparse_steps = self._screened = 0
+        self._usage.reset()
         if self._speculation is not None:
             self._speculation.reset()
-        self._buffers.counts[:] = 0
 
     def density(self) -> dict[str, float]:
         """Share of the inputs that were on in the tokens run one by one, for each linear, by canonical name.
 
         Of a screen it is the share of the tokens that read it; of its head, the share that was read.
         """
-        counts = self._buffers.counts.sum(axis=0)
-        table, found = self._model.arena.table, {}
-        for name in linear_names(self.architecture, self._model.numbers):
-            i = self._model.numbers[name]
-            if not self._steps:
-                found[name] = 1.0
-            elif not self._is_masked(i):
-                found[name] = 1 - self._skipped(name) * self._sparse_steps / self._steps
-            else:
-                units = table[i, OUTPUTS if table[i, LAYOUT] == ROWS else INPUTS]
-                found[name] = float(counts[i] / (self._steps * units))
-        if not self.architecture.tied:
-            del found["embed"]  # of which a token reads one row
-        return found | self._density_of_screen()
+        return self._usage.density()
 
     def bytes_per_token(self) -> float:
         """Bytes of weights that a token read on average, scales included, of the tokens run one by one.
 
         A linear that is on so often that a stream of all its weights is quicker is read whole, whatever its density.
         """
-        read = self._bytes_per_step()
+        read = self._usage.bytes_per_token()
         s = self._speculation
         if s is None or not s.passes:
             return read
@@ -277,47 +262,13 @@ class Engine:
         s = self._speculation
         return s.accepted / s.drafted if s is not None and s.drafted else None
 
-    def _bytes_per_step(self) -> float:
-        """Of the decode steps: all tokens run one by one, or the drafts."""
-        sparse = self._sparse_steps / max(1, self._steps)
-        arena, density = self._model.arena, self.density()
-        total = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
-        for name, share in density.items():
-            i = self._model.numbers[name]
-            size, codes = arena.bytes_of(i), arena.linears[i].shape.codes
-            if f"{name}.chosen" in self._model.numbers:
-                total += (1 - sparse) * size
-            elif arena.table[i, LAYOUT] == COLUMNS:  # the scales of a block of inputs serve all its columns
-                total += share * codes + size - codes
-            else:
-                total += size if arena.table[i, SELECTOR] != EVERYTHING else share * size
-        # Copies for some of the neurons, and predictors.
-        added = (i for name, i in self._model.numbers.items() if name.count(".") > 1)
-        return total + sparse * sum(arena.bytes_of(i) for i in added)
-
     def head_bytes_per_token(self) -> float:
         """The part of `bytes_per_token` that is the head of the model, and its screen."""
-        arena, numbers, density = self._model.arena, self._model.numbers, self.density()
-        vector = 4 * self.architecture.vocabulary * density.get("screen", 0.0)
-        names = [name for name in (self._head, *SCREEN) if name in density]
-        return vector + sum(density[name] * arena.bytes_of(numbers[name]) for name in names)
+        return self._usage.head_bytes_per_token()
 
     def gated_bytes(self) -> dict[str, int]:
         """Bytes of each linear of whose inputs or rows the recipe switches some off, by canonical name."""
-        arena, numbers = self._model.arena, self._model.numbers
-        gated = [name for name, i in numbers.items() if self._is_masked(i) or self._skipped(name)]
-        return {name: arena.bytes_of(numbers[name]) for name in gated}
-
-    def _is_masked(self, i: int) -> bool:
-        row = self._model.arena.table[i]
-        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] != PANELS)
-
-    def _skipped(self, name: str) -> float:
-        """Share of a linear in panels that the prompt's choice leaves out."""
-        if f"{name}.chosen" not in self._model.numbers:
-            return 0.0
-        selection = self._gatings[f"{name.partition('.')[0]}.down"].selection
-        return 1 - selection.keep / selection.group
+        return self._usage.gated_bytes()
 
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
@@ -344,8 +295,8 @@ class Engine:
             most = self.context - self._cache.length - 1
             before = self._speculation.drafted
             self._known = self._speculation.tokens_after(self._chosen, self._cache.length, most, self._team)
-            self._steps += self._speculation.drafted - before
-            self._sparse_steps += self._speculation.drafted - before
+            self._usage.tokens += self._speculation.drafted - before
+            self._usage.sparse += self._speculation.drafted - before
         self._cache.length += 1
         return self._known.pop(0)
 
@@ -370,10 +321,8 @@ class Engine:
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first()
         self._team.run(self._lead)
-        self._sparse_steps += not control[DENSE]
         self._cache.length += 1
-        self._steps += 1
-        self._screened += screened
+        self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
 
     def _make_screen(self, tables: Tables) -> None:
         """Have the model write some text, and make the screen of its head by it."""
@@ -382,16 +331,6 @@ class Engine:
         factors = fill_screen(self._model, self._head, inputs)
         for name, factor in zip(SCREEN, factors, strict=True):
             tables.thresholds[self._model.numbers[name]] = factor
-
-    def _density_of_screen(self) -> dict[str, float]:
-        """Of the screen and its head."""
-        if not self.screen:
-            return {}
-        screened = self._screened / max(self._steps, 1)
-        head = self._model.numbers[self._head]
-        panels = int(self._model.arena.table[head, PADDED_OUTPUTS]) // PANEL * max(self._steps, 1)
-        computed = float(self._buffers.counts[:, head].sum()) / panels
-        return dict.fromkeys(SCREEN, screened) | {self._head: 1 - screened + computed}
 
     def _dense_first(self) -> int:
         return 0 if self._phases is None else self._phases.dense_first
