@@ -88,7 +88,8 @@ def test_an_interrupt_before_the_job_leaves_the_engine_usable(engine):
 
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its background jobs to ignore it
 from sparseact.engine.engine import Engine
 from sparseact.testing import tiny_model
 engine = Engine.from_model(tiny_model("llama"), dtype="f32", threads=2)
