@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from transformers.activations import ACT2FN
 
 from sparseact.engine import prefill
 from sparseact.engine.architecture import Activation
+from sparseact.engine.engine import Engine
 from sparseact.engine.families import read_config
 from sparseact.engine.neurons import activate
 from sparseact.engine.prefill import Cache, Forward, rotate
+from sparseact.engine.products import products
 from sparseact.engine.weights import open_weights
 from sparseact.errors import InputError
 from sparseact.testing import tiny_model
@@ -158,3 +161,17 @@ def test_smollm2_from_its_gguf_file_says_what_transformers_says(smollm2):
     assert forward.architecture == read_config(model.config.to_dict(), "")
     logits = forward.logits(forward.prefill(ids, Cache.empty(forward.architecture, 32)))
     np.testing.assert_allclose(logits, reference(model, ids), atol=1e-3)
+
+
+def test_numpy_has_one_thread_while_a_prompt_is_read():
+    """More would go on spinning on the processors that the next tokens want; afterwards they are as before."""
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"), Engine.from_model(tiny_model("llama"), threads=2) as engine:
+        before = threads()
+        with products(engine._model, 2):
+            assert threads() == {1}
+        engine.prefill([1, 2, 3])
+        assert threads() == before

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from sparseact.engine.arena import FORMAT, INPUTS, LAYOUT, OUTPUTS, PADDED_INPUTS
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, F32, PANELS, Floats
@@ -19,9 +20,18 @@ from sparseact.engine.tiles import HALF, TILE, dot_tiles, tile_inputs
 
 @contextmanager
 def products(model: Model, threads: int) -> Iterator[Product]:
-    """`multiply` with a model, and with `threads` threads that end with the context."""
-    with ThreadPoolExecutor(threads) as pool:
+    """`multiply` with a model, and with `threads` threads that end with the context.
+
+    Meanwhile NumPy's products have one thread: OpenBLAS has its threads spin for a tenth of a second after their work,
+    on the processors that the first tokens after a prompt want.
+    """
+    with ThreadPoolExecutor(threads) as pool, _blas().limit(limits=1, user_api="blas"):
         yield partial(multiply, model, pool, threads)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def multiply(model: Model, pool: Executor, threads: int, name: str, x: Floats) -> Floats:
