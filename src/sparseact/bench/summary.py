@@ -43,6 +43,11 @@ class Result:
         return name
 
     @property
+    def reads_all(self) -> bool:
+        """Whether it is dense, its head too."""
+        return self.check["recipe"] is None and not self.check["screen"]
+
+    @property
     def perplexity(self) -> float:
         """Of the text, through the decode path."""
         value: float = self.check["decode"]["perplexity"]
@@ -78,13 +83,13 @@ class Group:
     environment: Mapping[str, Any]
 
     def best(self, *engines: str, dense: bool = True) -> Result | None:
-        """The fastest of some engines' runners, with a recipe or `dense`, whose perplexity is within 1% of the dense
-        model's.
+        """The fastest of some engines' runners, `dense` or with a recipe or a screened head, whose perplexity is within
+        1% of the dense model's.
         """
         equal = (
             result
             for result in self.results
-            if result.engine in engines and result.loss <= EQUAL and (result.check["recipe"] is None) == dense
+            if result.engine in engines and result.loss <= EQUAL and result.reads_all == dense
         )
         return next(equal, None)
 
@@ -98,7 +103,7 @@ class Group:
 
     def of(self, engine: str, dtype: str) -> Result | None:
         """The fastest dense runner of an engine at a type."""
-        wanted = {"engine": engine, "dtype": dtype, "recipe": None}
+        wanted = {"engine": engine, "dtype": dtype, "recipe": None, "screen": False}
         return next((result for result in self.results if result.check.items() >= wanted.items()), None)
 
     @staticmethod
