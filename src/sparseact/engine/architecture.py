@@ -82,6 +82,11 @@ class Architecture:
     embedding_scale: float = 1.0
     first_token: int = 0
 
+    @property
+    def head(self) -> str:
+        """Canonical name of the linear that gives the logits."""
+        return "embed" if self.tied else "head"
+
     def rotations(self, first: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cosines and sines [kinds of layers, count, rotary_dim / 2] of the positions from `first` on."""
         positions = np.arange(first, first + count, dtype=np.float32)

@@ -83,8 +83,7 @@ class Engine:
         self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
         self._phases: Phases | None = None if recipe is None else recipe.phases
         self._gatings = {} if recipe is None else read_gates(recipe, weights)
-        self._head = "embed" if self.architecture.tied else "head"
-        if screen and self._head in self._gatings:
+        if screen and self.architecture.head in self._gatings:
             raise InputError(
                 "screen: this recipe chooses inputs of the head itself (lm_head=true); leave out one of both"
             )
@@ -184,7 +183,7 @@ class Engine:
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
             last = forward.prefill(tokens, self._cache)[-1:]
             if sparse:
-                last = self._mask(self._head, last, {}, self._cache.length - 1)
+                last = self._mask(self.architecture.head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
         if choosing:
             scores.choose(self._gatings, self._model)
@@ -295,8 +294,7 @@ class Engine:
             most = self.context - self._cache.length - 1
             before = self._speculation.drafted
             self._known = self._speculation.tokens_after(self._chosen, self._cache.length, most, self._team)
-            self._usage.tokens += self._speculation.drafted - before
-            self._usage.sparse += self._speculation.drafted - before
+            self._usage.add_drafts(self._speculation.drafted - before)
         self._cache.length += 1
         return self._known.pop(0)
 
@@ -328,7 +326,7 @@ class Engine:
         """Have the model write some text, and make the screen of its head by it."""
         x = self._buffers.floats[0, X, : self.architecture.hidden]
         inputs = write_texts(self.step, self.reset, x, self.architecture.first_token, self.context)
-        factors = fill_screen(self._model, self._head, inputs)
+        factors = fill_screen(self._model, self.architecture.head, inputs)
         for name, factor in zip(SCREEN, factors, strict=True):
             tables.thresholds[self._model.numbers[name]] = factor
 

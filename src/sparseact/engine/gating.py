@@ -210,7 +210,7 @@ def _modules(architecture: Architecture) -> dict[str, list[str]]:
         layer, _, part = name.rpartition(".")
         if len(shape) == 2 and part in {"q", "k", "v", "o", "gate", "up", "down"}:
             modules.setdefault(naming.modules[part].format(layer), []).append(name)
-    modules["lm_head"] = ["embed" if architecture.tied else "head"]
+    modules["lm_head"] = [architecture.head]
     return modules
 
 

@@ -109,7 +109,7 @@ class Forward:
 
     def logits(self, hidden: Floats) -> Floats:
         """Logits [tokens, vocabulary] of what `prefill` returned for some tokens."""
-        logits = self.product("embed" if self.architecture.tied else "head", hidden)
+        logits = self.product(self.architecture.head, hidden)
         logits += self.vectors.get("head.bias", np.float32(0))
         return softcap(logits, self.architecture.final_softcap)
 

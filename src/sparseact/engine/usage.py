@@ -50,6 +50,11 @@ class Usage:
         self.sparse += not dense
         self.screened += screened
 
+    def add_drafts(self, tokens: int) -> None:
+        """Tokens were drafted: all of them sparse, none with a screened head."""
+        self.tokens += tokens
+        self.sparse += tokens
+
     def density(self) -> dict[str, float]:
         """Share of the units that were on, for each linear, by canonical name."""
         counts, table = self.counts.sum(axis=0), self.model.arena.table
@@ -88,7 +93,7 @@ class Usage:
     def head_bytes_per_token(self) -> float:
         """The part of `bytes_per_token` that is the head of the model, and its screen."""
         arena, numbers, density = self.model.arena, self.model.numbers, self.density()
-        names = [name for name in (self._head(), *SCREEN) if name in density]
+        names = [name for name in (self.architecture.head, *SCREEN) if name in density]
         return self._bytes_of_screen_vector(density) + sum(
             density[name] * arena.bytes_of(numbers[name]) for name in names
         )
@@ -110,18 +115,15 @@ class Usage:
         selection = self.gatings[f"{name.partition('.')[0]}.down"].selection
         return 1 - selection.keep / selection.group
 
-    def _head(self) -> str:
-        return "embed" if self.architecture.tied else "head"
-
     def _density_of_screen(self) -> dict[str, float]:
         """Of the screen and its head."""
         if SCREEN[0] not in self.model.numbers:
             return {}
-        tokens, head = max(self.tokens, 1), self.model.numbers[self._head()]
+        tokens, head = max(self.tokens, 1), self.model.numbers[self.architecture.head]
         screened = self.screened / tokens
         panels = int(self.model.arena.table[head, PADDED_OUTPUTS]) // PANEL * tokens
         computed = float(self.counts[:, head].sum()) / panels
-        return dict.fromkeys(SCREEN, screened) | {self._head(): 1 - screened + computed}
+        return dict.fromkeys(SCREEN, screened) | {self.architecture.head: 1 - screened + computed}
 
     def _bytes_of_screen_vector(self, density: Mapping[str, float]) -> float:
         return 4 * self.architecture.vocabulary * density.get(SCREEN[0], 0.0)
