@@ -13,11 +13,13 @@ from sparseact.engine.inputs import quantise_input
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.projections import gather, project, share
 from sparseact.engine.simd import largest, load_f32
+from sparseact.engine.sums import total_of_squares
 from sparseact.engine.tables import (
     HIGHEST,
     MASKED,
     MASKED_SCALES,
     MASKED_SUMS,
+    NEURONS,
     SCALES,
     SUMS,
     TOKEN,
@@ -77,14 +79,13 @@ def _input_of_screen(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
     meet(buffers.control, thread, sizes.threads)
     n, padded = tables.linears[basis, OUTPUTS], tables.linears[sizes.screen, PADDED_INPUTS]
     gather(basis, 0, n, sizes.threads, tables, buffers.outputs[Q], y)
-    kept, everything = np.float32(0), np.float32(0)
-    for j in range(n):
-        kept += y[j] * y[j]
+    kept = total_of_squares(y, n, np.float32(0))
     for j in range(n, padded):
         y[j] = np.float32(0)
+    centred = own[NEURONS]
     for j in range(sizes.hidden):
-        centred = x[j] - tables.vectors[sizes.screen_mean + j]
-        everything += centred * centred
+        centred[j] = x[j] - tables.vectors[sizes.screen_mean + j]
+    everything = total_of_squares(centred, sizes.hidden, np.float32(0))
     quantise_input(y, padded, buffers.codes[thread, 1], own[MASKED_SCALES], buffers.integers[thread, MASKED_SUMS])
     left_out, rounding = tables.thresholds[sizes.screen], tables.thresholds[basis]
     rest = max(everything - kept, np.float32(0))

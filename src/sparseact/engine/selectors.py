@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.cache import compiled, inner
+from sparseact.engine.sums import count_below, total_above, total_of, total_of_squares
 
 EVERYTHING, THRESHOLD, DEVIATIONS, MASS, HIGHEST = range(5)
 """Rules: no unit is off; scores above a number; above their mean plus that many standard deviations; the fewest
@@ -61,14 +62,9 @@ def find_threshold(rule: int, number: Any, group: int, keep: int, scores: Any, n
 @inner
 def _above_mean(scores: Any, n: int, deviations: Any) -> Any:
     """The mean of the scores plus a number of their standard deviations."""
-    total = np.float32(0)
-    for j in range(n):
-        total += scores[j]
-    mean = total / np.float32(n)
-    squares = np.float32(0)
-    for j in range(n):
-        squares += (scores[j] - mean) * (scores[j] - mean)
-    return mean + deviations * max(np.float32(np.sqrt(squares / np.float32(n))), np.float32(1e-12))
+    mean = total_of(scores, n) / np.float32(n)
+    variance = total_of_squares(scores, n, mean) / np.float32(n)
+    return mean + deviations * max(np.float32(np.sqrt(variance)), np.float32(1e-12))
 
 
 @inner
@@ -77,11 +73,11 @@ def _holding(scores: Any, n: int, mass: Any) -> Any:
 
     Returned is the number before it. Scores that are equal are on or off together.
     """
-    wanted = mass * _sum_above(scores, n, np.float32(-1))
+    wanted = mass * total_above(scores, n, np.float32(-1))
     low, high = 0, _highest(scores, n)  # above `low` is enough, above `high` is not
     while high - low > 1:
         middle = (low + high) // 2
-        if _sum_above(scores, n, _float_of(middle)) >= wanted:
+        if total_above(scores, n, _float_of(middle)) >= wanted:
             low = middle
         else:
             high = middle
@@ -97,7 +93,7 @@ def _keep_highest(scores: Any, n: int, keep: int) -> None:
     low, high = 0, _highest(scores, n)
     while low < high:  # at least `keep` are no lower than `low`, and the last of them is no higher than `high`
         middle = (low + high + 1) // 2
-        count = n - _count_below(scores, n, _float_of(middle))
+        count = n - count_below(scores, n, _float_of(middle))
         if count == keep:
             low = high = middle
         elif count > keep:
@@ -106,7 +102,7 @@ def _keep_highest(scores: Any, n: int, keep: int) -> None:
             high = middle - 1
     limit = _float_of(low)
     # How many of those at the limit are on: all that are not lower than the number after it are on anyway.
-    left = keep - (n - _count_below(scores, n, _float_of(low + 1)))
+    left = keep - (n - count_below(scores, n, _float_of(low + 1)))
     for j in range(n):
         if scores[j] < limit or (scores[j] == limit and left <= 0):
             scores[j] = np.float32(-1)
@@ -122,22 +118,6 @@ def _highest(scores: Any, n: int) -> int:
         bits = int(np.float32(scores[j]).view(np.int32))
         highest = max(highest, bits)
     return highest
-
-
-@inner
-def _count_below(scores: Any, n: int, limit: Any) -> int:
-    count = np.float32(0)  # which the compiler makes vectors of; exact, as there are fewer than 2^24
-    for j in range(n):
-        count += np.float32(1) if scores[j] < limit else np.float32(0)
-    return int(count)
-
-
-@inner
-def _sum_above(scores: Any, n: int, limit: Any) -> Any:
-    total = np.float32(0)
-    for j in range(n):
-        total += scores[j] if scores[j] > limit else np.float32(0)
-    return total
 
 
 @inner

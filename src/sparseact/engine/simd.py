@@ -21,9 +21,6 @@ from sparseact.engine.targets import Target, half_to_float_ir
 
 LANES = 16
 
-FIXED = ("nsz",)
-"""Numba lets LLVM reorder what has no flags. With this one, vectors are added as written: alike in every kernel."""
-
 _F32 = ir.FloatType()
 _I8, _I16, _I32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _V_F32 = ir.VectorType(_F32, LANES)
@@ -98,7 +95,7 @@ class Emitter:
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """The sum a * b + c, rounded once where the machine can: a function call per lane would be no use."""
         if self.target.architecture == "x86_64" and "fma" not in self.target.features:
-            return self.ir.fadd(self.ir.fmul(a, b, flags=FIXED), c, flags=FIXED)
+            return self.ir.fadd(self.ir.fmul(a, b), c)
         return self.call("llvm.fma.v16f32", _V_F32, a, b, c)
 
     def splat(self, value: ir.Value, lanes: int = LANES) -> ir.Value:
@@ -110,6 +107,10 @@ class Emitter:
     def shuffle(self, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
         """The lanes of `a` and `b`, counted through both, in a new order."""
         return self.ir.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(lanes)), lanes))
+
+    def halves(self, a: ir.Value, lanes: int) -> tuple[ir.Value, ir.Value]:
+        """The first so many lanes of `a`, and as many after them."""
+        return self.shuffle(a, a, list(range(lanes))), self.shuffle(a, a, list(range(lanes, 2 * lanes)))
 
 
 Emit = Callable[..., ir.Value]
@@ -234,13 +235,13 @@ def splat_i32(e: Emitter, value: Any) -> ir.Value:
 @operation(f32x16)
 def add(e: Emitter, a: Any, b: Any) -> ir.Value:
     """The sum a + b."""
-    return e.ir.fadd(a, b, flags=FIXED)
+    return e.ir.fadd(a, b)
 
 
 @operation(f32x16)
 def multiply(e: Emitter, a: Any, b: Any) -> ir.Value:
     """The product a * b."""
-    return e.ir.fmul(a, b, flags=FIXED)
+    return e.ir.fmul(a, b)
 
 
 @operation(f32x16)
@@ -279,18 +280,26 @@ def maximum(e: Emitter, a: Any, b: Any) -> ir.Value:
     return e.ir.select(e.ir.fcmp_ordered(">", a, b), a, b)
 
 
+@operation(f32x16)
+def where_above(e: Emitter, a: Any, b: Any, value: Any) -> ir.Value:
+    """The value where a > b, else 0."""
+    return e.ir.select(e.ir.fcmp_ordered(">", a, b), value, ir.Constant(_V_F32, None))
+
+
 @operation(types.float32)
 def largest(e: Emitter, a: Any) -> ir.Value:
-    """The largest of the lanes."""
-    return e.call("llvm.vector.reduce.fmax.v16f32", _F32, a)
+    """The largest of the lanes, none of which is NaN."""
+    for lanes in (8, 4, 2, 1):
+        low, high = e.halves(a, lanes)
+        a = e.ir.select(e.ir.fcmp_ordered(">", low, high), low, high)
+    return e.ir.extract_element(a, _I32(0))
 
 
 @operation(types.float32)
 def total(e: Emitter, a: Any) -> ir.Value:
     """The sum of the lanes, by halves."""
     for lanes in (8, 4, 2, 1):
-        low, high = e.shuffle(a, a, list(range(lanes))), e.shuffle(a, a, list(range(lanes, 2 * lanes)))
-        a = e.ir.fadd(low, high)
+        a = e.ir.fadd(*e.halves(a, lanes))
     return e.ir.extract_element(a, _I32(0))
 
 

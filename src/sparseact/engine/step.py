@@ -1,6 +1,6 @@
 """One token through the whole model in one compiled call, run by all threads of a team at once.
 
-Every thread runs `_decode`. Small work (norms, rounding, activations) is repeated by each; linears and
+Every thread runs `decode`. Small work (norms, rounding, activations) is repeated by each; linears and
 heads are shared out, and the threads meet after each stage of which another one reads.
 """
 
@@ -66,11 +66,11 @@ def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
     control = buffers.control
     if thread > 0:
         while next_job(control, thread):
-            _decode(thread, sizes, tables, buffers)
+            decode(thread, sizes, tables, buffers)
         return False
     if not begin_job(control, sizes.threads):
         return False
-    _decode(thread, sizes, tables, buffers)
+    decode(thread, sizes, tables, buffers)
     choose_found(sizes, buffers)
     return True
 
@@ -88,23 +88,24 @@ def choose_found(sizes: Sizes, buffers: Buffers) -> None:
 
 
 @inner
-def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """A thread's part of one step: the logits of the token in the control array, and the likeliest of them."""
     control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
     position, dense = control[POSITION], control[DENSE]
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     width = sizes.heads * sizes.head_dim
-    _embed(control[GIVEN], position, sizes, tables, residual)
+    embed(control[GIVEN], position, sizes, tables, residual)
     cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
     angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
     for layer in range(sizes.layers):
         places = tables.layers[layer]
-        _norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
+        norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
         project(places[Q], thread, threads, dense, tables, buffers, buffers.outputs[Q])
         project(places[K], thread, threads, dense, tables, buffers, buffers.outputs[K])
         project(places[V], thread, threads, dense, tables, buffers, buffers.outputs[V])
         meet(control, thread, threads)
-        _attention(layer, position, thread, sizes, tables, buffers)
+        attend_heads(layer, position, thread, sizes, tables, buffers)
         meet(control, thread, threads)
         for j in range(width):
             x[j] = buffers.attended[j]
@@ -112,16 +113,16 @@ def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None
         project(places[O], thread, threads, dense, tables, buffers, buffers.outputs[O])
         meet(control, thread, threads)
         if sizes.parallel:  # the MLP reads what the attention read
-            _norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
-            _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+            norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
+            add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
         else:
-            _add(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
-            _norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
+            add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+            norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
         run_mlp(places, dense, thread, sizes, tables, buffers)
         meet(control, thread, threads)
-        _add(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
-    _norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
+        add_output(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
+    norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
     round_input(hidden, thread, buffers)
     if control[SCREENED]:
         screened_head(thread, sizes, tables, buffers)
@@ -131,7 +132,7 @@ def _decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None
 
 
 @inner
-def _embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> None:
+def embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> None:
     """Set x to the embedding of a token, scaled, and that of its position where those are learned."""
     read_row(tables.arena, tables.linears, sizes.embed, token, x)
     for j in range(sizes.hidden):
@@ -143,7 +144,7 @@ def _embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> N
 
 
 @inner
-def _norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
+def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
     """The model's kind of norm."""
     if sizes.layer_norm:
         layer_norm(x, sizes.hidden, tables.vectors, weight, bias, sizes.epsilon, y)
@@ -152,7 +153,7 @@ def _norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) 
 
 
 @inner
-def _add(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Add what linear `i` put out to the residual, normed before where the model does so."""
     y, residual = buffers.floats[thread, OUTPUT], buffers.floats[thread, RESIDUAL]
     gather(i, 0, sizes.hidden, sizes.threads, tables, out, y)
@@ -163,7 +164,7 @@ def _add(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Ta
 
 
 @inner
-def _attention(layer: int, position: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def attend_heads(layer: int, position: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's heads: keys and values of the token into the cache, then attention into `attended`."""
     places = tables.layers[layer]
     size, group = sizes.head_dim, sizes.heads // sizes.kv_heads

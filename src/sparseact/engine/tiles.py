@@ -20,7 +20,7 @@ from sparseact.engine.formats import BF16, BLOCK, CHUNK, F32, PANEL, PANELS, Q4,
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.packed import even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
 from sparseact.engine.regroup import places_in_room, regroup, sizes_of_panel
-from sparseact.engine.simd import FIXED, LANES, Emitter, f32x16, i32x16, load_f16, load_f32, load_i32, operation
+from sparseact.engine.simd import LANES, Emitter, f32x16, i32x16, load_f16, load_f32, load_i32, operation
 from sparseact.engine.targets import dot_bytes_ir
 
 TILE = 8
@@ -96,7 +96,7 @@ def add_sums(e: Emitter, ascale: Any, sums: Any, scale: Any, at: Any, tile: Any)
     vectors = []
     for token, number in enumerate(_numbers(e, 0, (ascale, sums, scale, at, tile), _F32)):
         product = e.ir.sitofp(e.ir.extract_value(sums, token), _V_F32)
-        both = e.ir.fmul(scale, e.splat(number), flags=FIXED)
+        both = e.ir.fmul(scale, e.splat(number))
         vectors.append(e.fma(product, both, e.ir.extract_value(tile, token)))
     return _tile(e, f32x16, vectors)
 
@@ -106,7 +106,7 @@ def add_mins(e: Emitter, ascale: Any, asum: Any, least: Any, at: Any, tile: Any)
     """Tile + the weights' minimums times a token's ascale * asum."""
     arguments = (ascale, asum, least, at, tile)
     scales, sums = _numbers(e, 0, arguments, _F32), _numbers(e, 1, arguments, _I32)
-    weights = [e.splat(e.ir.fmul(a, e.ir.sitofp(b, _F32), flags=FIXED)) for a, b in zip(scales, sums, strict=True)]
+    weights = [e.splat(e.ir.fmul(a, e.ir.sitofp(b, _F32))) for a, b in zip(scales, sums, strict=True)]
     pairs = zip(weights, _vectors(e, tile), strict=True)
     return _tile(e, f32x16, [e.fma(least, weight, value) for weight, value in pairs])
 
@@ -122,7 +122,7 @@ def fma_tile(e: Emitter, x: Any, w: Any, at: Any, tile: Any) -> ir.Value:
 def add_tiles(e: Emitter, a: Any, b: Any) -> ir.Value:
     """The sum a + b."""
     pairs = zip(_vectors(e, a), _vectors(e, b), strict=True)
-    return _tile(e, f32x16, [e.ir.fadd(left, right, flags=FIXED) for left, right in pairs])
+    return _tile(e, f32x16, [e.ir.fadd(left, right) for left, right in pairs])
 
 
 @operation(types.void)

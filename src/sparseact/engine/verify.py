@@ -18,7 +18,7 @@ from sparseact.engine.highest import find_highest
 from sparseact.engine.projections import gather, share
 from sparseact.engine.regroup import bytes_of_chunk
 from sparseact.engine.selectors import EVERYTHING
-from sparseact.engine.step import POSITION, _add, _attention, _decode, _embed, _norm, choose_found
+from sparseact.engine.step import POSITION, add_output, attend_heads, choose_found, decode, embed, norm
 from sparseact.engine.tables import (
     ATTENTION_NORM,
     ATTENTION_NORM_BIAS,
@@ -136,7 +136,7 @@ def run_verifying(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buff
 @inner
 def _work(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     if batch.tokens[0] == 0:
-        _decode(thread, sizes, tables, buffers)
+        decode(thread, sizes, tables, buffers)
     else:
         _verify(thread, sizes, tables, dense, buffers, batch)
 
@@ -162,12 +162,12 @@ def _of_token(token: int, buffers: Buffers, batch: Batch) -> Buffers:
 
 @inner
 def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
-    """`step._decode` for several tokens, without masks."""
+    """`step.decode` for several tokens, without masks."""
     control, threads, count = buffers.control, sizes.threads, batch.tokens[0]
     position = control[POSITION]
     for t in range(count):
         own = batch.floats[t, thread]
-        _embed(batch.tokens[1 + t], position + t, sizes, tables, own[RESIDUAL])
+        embed(batch.tokens[1 + t], position + t, sizes, tables, own[RESIDUAL])
         angles(position + t, tables.frequencies, sizes.rotary_dim // 2, own[COS], own[SIN])
     for layer in range(sizes.layers):
         places = tables.layers[layer]
@@ -177,7 +177,7 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
             _project(places[place], place, thread, threads, tables, batch)
         meet(control, thread, threads)
         for t in range(count):
-            _attention(layer, position + t, thread, sizes, dense, _of_token(t, buffers, batch))
+            attend_heads(layer, position + t, thread, sizes, dense, _of_token(t, buffers, batch))
         meet(control, thread, threads)
         _attended(sizes.heads * sizes.head_dim, thread, batch)
         _tile(sizes.heads * sizes.head_dim, thread, tables, buffers, batch)
@@ -200,7 +200,7 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
 @inner
 def _norms(weight: int, bias: int, thread: int, sizes: Sizes, tables: Tables, batch: Batch) -> None:
     for t in range(batch.tokens[0]):
-        _norm(batch.floats[t, thread, RESIDUAL], weight, bias, sizes, tables, batch.x[thread, t])
+        norm(batch.floats[t, thread, RESIDUAL], weight, bias, sizes, tables, batch.x[thread, t])
 
 
 @inner
@@ -215,7 +215,7 @@ def _add_outputs(
     i: int, place: int, post_norm: int, thread: int, sizes: Sizes, dense: Tables, buffers: Buffers, batch: Batch
 ) -> None:
     for t in range(batch.tokens[0]):
-        _add(i, batch.outputs[t, place], post_norm, thread, sizes, dense, _of_token(t, buffers, batch))
+        add_output(i, batch.outputs[t, place], post_norm, thread, sizes, dense, _of_token(t, buffers, batch))
 
 
 @inner
