@@ -169,7 +169,8 @@ def test_ctrl_c_ends_the_answer(place):
     assert out.endswith(b"\n")
 
 
-def test_a_screened_head_is_in_the_statistics(run):
+def test_a_screened_head_is_in_the_statistics(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sparseact.engine.kept_screen.cache_folder", lambda: tmp_path)
     status, text, err = run(*CPU, "--screen", "--stats")
     assert (status, text) == run(*CPU)[:2]
     assert "of them: a screen, and the rows it lets through" in err

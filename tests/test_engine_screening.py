@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 pytest.importorskip("numba")
 
+from sparseact.engine import engine as engine_module
+from sparseact.engine import kept_screen
 from sparseact.engine.engine import Engine
 from sparseact.engine.loading import load_model
 from sparseact.engine.screening import SCREEN, fill_screen, room_for_screen
@@ -20,6 +23,13 @@ from sparseact.policies import TEAL
 from sparseact.testing import tiny_model, tiny_tokenizer
 
 IDS = np.random.default_rng(0).integers(0, 60, 30)
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """Where screens are kept; not in the user's cache."""
+    monkeypatch.setattr(kept_screen, "cache_folder", lambda: tmp_path)
+    return tmp_path / "screens"
 
 
 def set_margin(engine, left_out, rounding):
@@ -135,6 +145,81 @@ def test_bytes_are_those_of_the_screen_and_of_what_it_lets_through():
         engine.reset()
         engine.step(1)
         assert engine.head_bytes_per_token() == arena.bytes_of(numbers[name])
+
+
+def screen_of(engine):
+    """Bytes and vectors of an engine's screen, and the factors of its margin."""
+    places = kept_screen._places(engine._model)
+    margin = engine._lead.args[2].thresholds[[engine._model.numbers[name] for name in SCREEN]]
+    return b"".join(part.tobytes() for part in [*places.values(), margin])
+
+
+def made_again(monkeypatch):
+    """A list that grows with each screen that is made."""
+    made = []
+
+    def note(*arguments):
+        made.append(arguments)
+        return fill_screen(*arguments)
+
+    monkeypatch.setattr(engine_module, "fill_screen", note)
+    return made
+
+
+@pytest.mark.parametrize("family", ["llama", "phi"])
+def test_a_screen_is_made_once(family, kept, monkeypatch):
+    made = made_again(monkeypatch)
+    model = tiny_model(family)
+    with Engine.from_model(model, threads=1, screen=True) as engine:
+        first = screen_of(engine)
+        engine.prefill(IDS)
+        expected = engine.greedy(10)
+    with Engine.from_model(model, threads=2, screen=True) as engine:
+        assert screen_of(engine) == first
+        engine.prefill(IDS)
+        assert engine.greedy(10) == expected
+    assert len(made) == len(list(kept.iterdir())) == 1
+
+
+def test_another_head_or_another_type_has_a_screen_of_its_own(kept, monkeypatch):
+    made = made_again(monkeypatch)
+    model = tiny_model("llama")
+    Engine.from_model(model, threads=1, screen=True).close()
+    model.lm_head.weight.data[3, 5] += 0.25
+    Engine.from_model(model, threads=1, screen=True).close()
+    model.model.norm.weight.data[2] += 0.25
+    Engine.from_model(model, threads=1, screen=True).close()
+    Engine.from_model(model, dtype="f32", threads=1, screen=True).close()
+    assert len(made) == len(list(kept.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "others"])
+def test_a_damaged_screen_is_made_again(damage, kept, monkeypatch):
+    made = made_again(monkeypatch)
+    model = tiny_model("llama")
+    with Engine.from_model(model, threads=1, screen=True) as engine:
+        first = screen_of(engine)
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    if damage == "others":
+        save_file({"factors": np.zeros(2), "screen.0": np.zeros(3, np.uint8)}, path)
+    else:
+        path.write_bytes(whole[:-7] if damage == "cut" else b"")
+    with Engine.from_model(model, threads=1, screen=True) as engine:
+        assert screen_of(engine) == first
+    assert len(made) == 2
+    assert path.read_bytes() == whole
+
+
+def test_where_nothing_can_be_written_a_screen_is_made_each_time(tmp_path, monkeypatch):
+    made = made_again(monkeypatch)
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr(kept_screen, "cache_folder", lambda: file)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="the screen is made anew at each load: cannot write"):
+            Engine.from_model(tiny_model("llama"), threads=1, screen=True).close()
+    assert len(made) == 2
 
 
 @pytest.mark.smollm2

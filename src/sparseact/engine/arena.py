@@ -109,6 +109,12 @@ class Arena:
                 start = int(self.table[i, field])
                 self.data[start : start + part.size] = part
 
+    def parts(self, i: int) -> list[npt.NDArray[np.uint8]]:
+        """The bytes of linear `i`, where they lie: its codes, scales and minimums, as far as its format has them."""
+        shape, row = self.linears[i].shape, self.table[i]
+        sizes = ((CODES, shape.codes), (SCALES, shape.scales), (MINS, shape.mins))
+        return [self.data[row[field] : row[field] + size] for field, size in sizes if size]
+
     def bytes_of(self, i: int) -> int:
         """Bytes that linear `i` takes: codes, scales and minimums."""
         shape = self.linears[i].shape

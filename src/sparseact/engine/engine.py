@@ -17,6 +17,7 @@ from sparseact.engine.architecture import Architecture
 from sparseact.engine.assembly import assemble, load_gated
 from sparseact.engine.formats import Array, Floats
 from sparseact.engine.gating import read_gates
+from sparseact.engine.kept_screen import keep_screen, read_screen, screen_path
 from sparseact.engine.loading import Model
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
@@ -130,8 +131,8 @@ class Engine:
             context: tokens that a text can have; the model's own limit if None. Memory for keys and
                 values is taken as a text grows.
             screen: find the likeliest token without reading all of the head: by `greedy` alone, for `step` gives
-                all logits. One token in 1000 or fewer differs. Takes some seconds, and a third more memory for
-                the head, see docs/engine.md.
+                all logits. One token in 1000 or fewer differs. Takes a third more memory for the head, and the
+                first time some seconds, see docs/engine.md.
             lossless: `greedy` gives the dense model's text. The recipe only drafts it, where that saves time; the
                 prompt and tokens run by `step` are dense.
 
@@ -323,10 +324,14 @@ class Engine:
         self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
 
     def _make_screen(self, tables: Tables) -> None:
-        """Have the model write some text, and make the screen of its head by it."""
-        x = self._buffers.floats[0, X, : self.architecture.hidden]
-        inputs = write_texts(self.step, self.reset, x, self.architecture.first_token, self.context)
-        factors = fill_screen(self._model, self.architecture.head, inputs)
+        """Take the screen of this head that was kept, or have the model write some text, and make it by that."""
+        path = screen_path(self._model, self.architecture.head)
+        factors = read_screen(path, self._model)
+        if factors is None:
+            x = self._buffers.floats[0, X, : self.architecture.hidden]
+            inputs = write_texts(self.step, self.reset, x, self.architecture.first_token, self.context)
+            factors = fill_screen(self._model, self.architecture.head, inputs)
+            keep_screen(path, self._model, factors)
         for name, factor in zip(SCREEN, factors, strict=True):
             tables.thresholds[self._model.numbers[name]] = factor
 
