@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from sparseact.engine.formats import Array, Floats
 from sparseact.engine.gating import read_gates
 from sparseact.engine.kept_screen import keep_screen, read_screen, screen_path
 from sparseact.engine.loading import Model
+from sparseact.engine.options import check_modes, checked, checked_tokens, model_path, processors
 from sparseact.engine.prefill import Cache, Forward
 from sparseact.engine.products import products
 from sparseact.engine.prompt import PromptScores
@@ -74,32 +74,26 @@ class Engine:
         lossless: bool = False,
     ) -> None:
         """See `from_model`."""
-        if lossless and recipe is None:
-            raise InputError("lossless: drafts are sparse; give the engine a recipe")
-        if lossless and screen:
-            raise InputError("lossless: is exact, and a screen is not; leave out one of both")
-        self.architecture, self.dtype, self.screen = weights.architecture, dtype, screen
-        self.lossless = lossless
-        self.threads = _checked("threads", threads, _processors(), 1, 256)
-        self.context = _checked("context", context, self.architecture.context, 1, self.architecture.context)
+        self.architecture, self.dtype = weights.architecture, dtype
+        self.screen, self.lossless = screen, lossless
+        self.threads = checked("threads", threads, processors(), 1, 256)
+        self.context = checked("context", context, self.architecture.context, 1, self.architecture.context)
         self._phases: Phases | None = None if recipe is None else recipe.phases
         self._gatings = {} if recipe is None else read_gates(recipe, weights)
-        if screen and self.architecture.head in self._gatings:
-            raise InputError(
-                "screen: this recipe chooses inputs of the head itself (lm_head=true); leave out one of both"
-            )
+        masks_head = self.architecture.head in self._gatings
+        check_modes(screen=screen, lossless=lossless, recipe=recipe is not None, masks_head=masks_head)
         self._model = load_gated(weights, dtype, self._gatings, screen=screen)
         sizes, tables, buffers = assemble(
             self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
         )
         self._buffers = buffers
-        self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
+        self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
-        self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
+        self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
         self._speculation = Speculation(sizes, tables, buffers) if lossless else None
         self._lead = partial(run, 0, sizes, tables, buffers)
         help_ = partial(_run, sizes, tables, buffers) if self._speculation is None else self._speculation.help
@@ -145,7 +139,7 @@ class Engine:
             from sparseact.policies import load_recipe
 
             recipe = load_recipe(recipe)
-        weights = open_weights(_found(model) if isinstance(model, str) else model)
+        weights = open_weights(model_path(model) if isinstance(model, str) else model)
         return cls(
             weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen, lossless=lossless
         )
@@ -170,7 +164,7 @@ class Engine:
         Raises:
             InputError: a token outside the vocabulary, or more than the context has room for.
         """
-        tokens = _tokens(ids, self.architecture.vocabulary)
+        tokens = checked_tokens(ids, self.architecture.vocabulary)
         self._need_room(len(tokens))
         self._run_chosen()
         choosing = self._by_prompt and (len(tokens) > 1 or not self._cache.length)
@@ -200,7 +194,7 @@ class Engine:
         Raises:
             InputError: a token outside the vocabulary, or no room in the context.
         """
-        (checked,) = _tokens([token], self.architecture.vocabulary)
+        (checked,) = checked_tokens([token], self.architecture.vocabulary)
         if self._by_prompt and self.position == 0 and not self.lossless:
             return self.prefill([int(checked)])
         self._need_room(1)
@@ -222,7 +216,7 @@ class Engine:
         """
         if self.position == 0:
             raise InputError("the text is empty; give the engine a prompt with prefill first")
-        self._need_room(_checked("n", n, n, 0, None))
+        self._need_room(checked("n", n, n, 0, None))
         found: list[int] = []
         while len(found) < n and not (found and found[-1] in stop):
             self._chosen = self._next()
@@ -370,39 +364,3 @@ def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:
 def _numbers(cached: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Keys or values as NumPy reads them."""
     return cached if cached.dtype == np.float32 else cached.view(np.float16)
-
-
-def _found(name: str) -> str | Path:
-    """The GGUF file of a built-in model, fetched if need be; a path as it is."""
-    from sparseact.models.builtin import BUILTIN
-    from sparseact.models.fetching import cached_folder, fetch, gguf_path
-
-    if name in BUILTIN and not Path(name).exists():
-        if cached_folder(name) is None:
-            fetch(name)
-        return gguf_path(name)
-    return name
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _checked(name: str, value: int | None, default: int, lowest: int, highest: int | None) -> int:
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError(f"{name}: {value!r} is not an integer")
-    if value < lowest or (highest is not None and value > highest):
-        wanted = f"at least {lowest}" if highest is None else f"between {lowest} and {highest}"
-        raise InputError(f"{name}: {value} is not {wanted}")
-    return int(value)
-
-
-def _tokens(ids: Any, vocabulary: int) -> npt.NDArray[np.int64]:
-    tokens = np.asarray(ids)
-    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
-        raise InputError(f"the tokens must be a list of at least one integer, not {tokens.dtype} {tokens.shape}")
-    if tokens.min() < 0 or tokens.max() >= vocabulary:
-        raise InputError(f"tokens from {tokens.min()} to {tokens.max()}; the vocabulary has 0 to {vocabulary - 1}")
-    return tokens.astype(np.int64)
