@@ -1,10 +1,12 @@
 """How fast the compiled kernels read weights from memory: GB/s on one thread, by format, layout and density.
 
     python benchmarks/kernels.py [--megabytes 400] [--inputs 576] [--rows 3072]
+    python benchmarks/kernels.py --inputs 640 --rows 262144 --layouts panels,columns,long   # a head
 
 Each call reads other weights than the calls before it, out of more than the caches hold. A call is
 counted if its thread had the processor all the time (CPU time against wall time); of those, the table
-gives the best and the median. GB/s counts the bytes of the weights that the call needs.
+gives the best and the median. GB/s counts the bytes of the weights that the call needs. "long" is the
+layout columns, read as that of a head is.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from sparseact.engine.arena import CODES, MINS, SCALES, Arena, Linear
 from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import FORMATS, PANEL, shape_of
 from sparseact.engine.inputs import quantise_input
+from sparseact.engine.long_columns import axpy_long_columns
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.rows import dot_rows
 
@@ -51,7 +54,7 @@ def main() -> None:
 
 
 def _measure(form: str, layout: str, density: float, options: argparse.Namespace) -> None:
-    linear = Linear("", form, layout, options.rows, options.inputs)
+    linear = Linear("", form, "columns" if layout == "long" else layout, options.rows, options.inputs)
     size = sum((linear.shape.codes, linear.shape.scales, linear.shape.mins))
     arena = _random_arena([linear] * max(2, options.megabytes * 1_000_000 // size))
     call = _call(arena, layout, density, options)
@@ -64,7 +67,7 @@ def _measure(form: str, layout: str, density: float, options: argparse.Namespace
             samples.append(wall)
     best, median = np.min(samples), np.median(samples)
     # The scales of a block along the inputs serve all its columns: those of the layout columns are read whole.
-    read = linear.shape.codes * density + (size - linear.shape.codes) * (1 if layout == "columns" else density)
+    read = linear.shape.codes * density + (size - linear.shape.codes) * (1 if linear.layout == "columns" else density)
     print(
         f"{form:7} {layout:9} {density:7.2f} {read / best:9.1f} {read / median:8.1f} {best / 1e3:9.1f} "
         f"{len(samples):6d} of {options.calls}",
@@ -107,10 +110,13 @@ def _call(arena: Arena, layout: str, density: float, options: argparse.Namespace
     data, table = arena.data, arena.table
     if layout == "panels":
         return lambda i: dot_panels(data, table, i, 0, rows // PANEL, x, aq, ascale, asum, y)
-    many = inputs if layout == "columns" else rows
+    many = rows if layout == "rows" else inputs
     sets = [np.sort(rng.permutation(many)[: round(many * density)]).astype(np.int32) for _ in range(64)]
     if layout == "columns":
         return lambda i: axpy_columns(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, acc, y)
+    if layout == "long":
+        end = arena.linears[0].shape.padded_outputs
+        return lambda i: axpy_long_columns(data, table, i, sets[i % 64], len(sets[i % 64]), 0, end, x, aq, ascale, y)
     return lambda i: dot_rows(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, asum, y)
 
 

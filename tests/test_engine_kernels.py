@@ -12,6 +12,7 @@ from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import FORMATS, LAYOUTS, Quantised, dequantise, quantise
 from sparseact.engine.inputs import quantise_input
 from sparseact.engine.loading import Model
+from sparseact.engine.long_columns import axpy_long_columns
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.products import products
 from sparseact.engine.rows import dot_rows
@@ -122,6 +123,30 @@ def test_columns_are_the_product_with_the_active_inputs(form, sizes, density, se
 
 @FORMS
 @settings(max_examples=25, deadline=None)
+@given(SIZES, st.floats(0, 1), st.integers(0, 2**32))
+def test_long_columns_are_the_product_with_the_active_inputs(form, sizes, density, seed):
+    """As two threads would, by rows: to the bit what one would, and nothing beyond."""
+    rng = np.random.default_rng(seed)
+    active = np.flatnonzero(rng.random(sizes[1]) < density).astype(np.int32)
+    p = Problem(form, "columns", *sizes, seed, active=active)
+    rows = -(-sizes[0] // 64) * 64
+    arguments = (p.x, p.aq, p.ascale)
+    whole, p.y[:] = np.full(rows, 3, np.float32), 3
+    axpy_long_columns(p.arena.data, p.arena.table, 1, active, len(active), 0, rows, *arguments, whole)
+    middle = rows // 128 * 64
+    axpy_long_columns(p.arena.data, p.arena.table, 1, active, len(active), middle, rows, *arguments, p.y)
+    assert np.all(p.y[:middle] == 3)
+    axpy_long_columns(p.arena.data, p.arena.table, 1, active, len(active), 0, middle, *arguments, p.y)
+    np.testing.assert_array_equal(p.y[:rows], whole)
+    assert np.allclose(whole[: sizes[0]], 3 + p.expected(), rtol=1e-5, atol=1e-5)
+    if form in {"f32", "bf16"}:  # one order of sums in both kernels
+        short, acc = np.full(rows, 3, np.float32), np.zeros(rows, np.int32)
+        axpy_columns(p.arena.data, p.arena.table, 1, active, 0, len(active), *arguments, acc, short)
+        np.testing.assert_array_equal(short, whole)
+
+
+@FORMS
+@settings(max_examples=25, deadline=None)
 @given(SIZES, st.integers(0, 2**32))
 def test_rows_are_the_products_of_the_rows_that_were_listed(form, sizes, seed):
     p = Problem(form, "rows", *sizes, seed)
@@ -179,7 +204,11 @@ def test_products_of_integers_are_exact_at_the_ends_of_their_range(form, layout)
         dot_rows(data, table, 1, np.arange(70, dtype=np.int32), 0, 70, p.x, p.aq, p.ascale, p.asum, p.y)
     else:
         acc = np.zeros(len(p.y), np.int32)
-        axpy_columns(data, table, 1, np.arange(128, dtype=np.int32), 0, 128, p.x, p.aq, p.ascale, acc, p.y)
+        every = np.arange(128, dtype=np.int32)
+        axpy_columns(data, table, 1, every, 0, 128, p.x, p.aq, p.ascale, acc, p.y)
+        long = np.zeros(len(p.y), np.float32)
+        axpy_long_columns(data, table, 1, every, 128, 0, 128, p.x, p.aq, p.ascale, long)
+        np.testing.assert_array_equal(long, p.y)
     np.testing.assert_array_equal(p.y[:outputs], p.expected())
 
 

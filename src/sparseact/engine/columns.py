@@ -1,7 +1,7 @@
 """Products with some columns of a matrix, from the layout `columns`: what is off is not read.
 
 Quantised weights keep their blocks of 32 along the inputs: the active columns of a block are summed in
-int32, four at a time, and the block's scales are applied once to the sums.
+int32, four at a time, and the block's scales are applied once to the sums. Those of a head: see long_columns.py.
 """
 
 from typing import Any
@@ -13,14 +13,11 @@ from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import BF16, BLOCK, CHUNK, F32, Q4, Q4M, Q8
 from sparseact.engine.packed import (
     dot_bytes,
-    interleave_high_8,
-    interleave_high_16,
-    interleave_low_8,
-    interleave_low_16,
     load_bytes,
     load_nibbles,
     splat_bytes,
 )
+from sparseact.engine.regroup import by_fours
 from sparseact.engine.simd import (
     LANES,
     add_i32,
@@ -74,9 +71,9 @@ def axpy_columns(
 def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
     ahead = _ahead(4 * rows)
     for at in range(first, last, 4):
-        c0, c1, c2, c3 = _starts(_four(active, at, last), codes, 4 * rows)
-        p0, p1, p2, p3 = _starts(_four(active, min(at + ahead, last - 1), last), codes, 4 * rows)
-        x0, x1, x2, x3 = _inputs_of(x, active, at, last)
+        c0, c1, c2, c3 = starts_of(four_of(active, at, last), codes, 4 * rows)
+        p0, p1, p2, p3 = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 4 * rows)
+        x0, x1, x2, x3 = four_inputs(x, active, at, last)
         for r in range(0, rows, LANES):
             w = 4 * r
             value = fma(load_f32(arena, c0 + w), splat_f32(x0), load_f32(y, r))
@@ -91,9 +88,9 @@ def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: 
 def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
     ahead = _ahead(2 * rows)
     for at in range(first, last, 4):
-        c0, c1, c2, c3 = _starts(_four(active, at, last), codes, 2 * rows)
-        p0, p1, p2, p3 = _starts(_four(active, min(at + ahead, last - 1), last), codes, 2 * rows)
-        x0, x1, x2, x3 = _inputs_of(x, active, at, last)
+        c0, c1, c2, c3 = starts_of(four_of(active, at, last), codes, 2 * rows)
+        p0, p1, p2, p3 = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 2 * rows)
+        x0, x1, x2, x3 = four_inputs(x, active, at, last)
         for r in range(0, rows, LANES):
             w = 2 * r
             value = fma(load_bf16(arena, c0 + w), splat_f32(x0), load_f32(y, r))
@@ -120,8 +117,8 @@ def _axpy_blocks(
             stop += 1
         asum = 0
         for k in range(at, stop, 4):
-            columns, later = _four(active, k, stop), _four(active, min(k + ahead, last - 1), last)
-            inputs = _inputs_of(aq, active, k, stop)
+            columns, later = four_of(active, k, stop), four_of(active, min(k + ahead, last - 1), last)
+            inputs = four_inputs(aq, active, k, stop)
             asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
             if form == Q8:
                 _add_four_q8(arena, table[i, CODES], rows, columns, later, inputs, acc)
@@ -134,8 +131,8 @@ def _axpy_blocks(
 @inner
 def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
     """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
-    c0, c1, c2, c3 = _starts(columns, codes, rows)
-    p0, p1, p2, p3 = _starts(later, codes, rows)
+    c0, c1, c2, c3 = starts_of(columns, codes, rows)
+    p0, p1, p2, p3 = starts_of(later, codes, rows)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
@@ -147,8 +144,8 @@ def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
 @inner
 def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
     """As for q8; 32 bytes of a column are 64 rows."""
-    c0, c1, c2, c3 = _starts(columns, codes, rows // 2)
-    p0, p1, p2, p3 = _starts(later, codes, rows // 2)
+    c0, c1, c2, c3 = starts_of(columns, codes, rows // 2)
+    p0, p1, p2, p3 = starts_of(later, codes, rows // 2)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         h = r // 2
@@ -189,12 +186,11 @@ def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
 @inner
 def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
     """Add to the sums of 64 rows the products of four columns: their bytes are interleaved by fours."""
-    low01, high01 = interleave_low_8(w0, w1), interleave_high_8(w0, w1)
-    low23, high23 = interleave_low_8(w2, w3), interleave_high_8(w2, w3)
-    store_i32(acc, r, dot_bytes(load_i32(acc, r), interleave_low_16(low01, low23), a))
-    store_i32(acc, r + 16, dot_bytes(load_i32(acc, r + 16), interleave_high_16(low01, low23), a))
-    store_i32(acc, r + 32, dot_bytes(load_i32(acc, r + 32), interleave_low_16(high01, high23), a))
-    store_i32(acc, r + 48, dot_bytes(load_i32(acc, r + 48), interleave_high_16(high01, high23), a))
+    v = by_fours(w0, w1, w2, w3)
+    store_i32(acc, r, dot_bytes(load_i32(acc, r), v[0], a))
+    store_i32(acc, r + 16, dot_bytes(load_i32(acc, r + 16), v[1], a))
+    store_i32(acc, r + 32, dot_bytes(load_i32(acc, r + 32), v[2], a))
+    store_i32(acc, r + 48, dot_bytes(load_i32(acc, r + 48), v[3], a))
 
 
 @inner
@@ -204,14 +200,14 @@ def _ahead(width: int) -> int:
 
 
 @inner
-def _starts(columns: Any, codes: int, width: int) -> tuple[int, int, int, int]:
+def starts_of(columns: Any, codes: int, width: int) -> tuple[int, int, int, int]:
     """Where columns start in the arena."""
     c0, c1, c2, c3 = columns
     return codes + c0 * width, codes + c1 * width, codes + c2 * width, codes + c3 * width
 
 
 @inner
-def _four(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
+def four_of(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     """The four inputs from place `at` on; the last one over and over beyond the end."""
     end = stop - 1
     return (
@@ -223,11 +219,11 @@ def _four(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
 
 
 @inner
-def _inputs_of(x: Any, active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
+def four_inputs(x: Any, active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     """The values of the four inputs from place `at` on; zeros beyond the end."""
     zero = x[0] * 0
     return (
-        x[active[at]],
+        x[active[at]] if at < stop else zero,
         x[active[at + 1]] if at + 1 < stop else zero,
         x[active[at + 2]] if at + 2 < stop else zero,
         x[active[at + 3]] if at + 3 < stop else zero,

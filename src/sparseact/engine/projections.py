@@ -21,6 +21,7 @@ from sparseact.engine.cache import compiled, inner
 from sparseact.engine.columns import axpy_columns
 from sparseact.engine.formats import BLOCK, CHUNK, COLUMNS, PANEL, PANELS
 from sparseact.engine.inputs import quantise_input
+from sparseact.engine.long_columns import axpy_long_columns
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.selectors import EVERYTHING, THRESHOLD, find_threshold
 from sparseact.engine.tables import (
@@ -70,12 +71,35 @@ def project(i: int, thread: int, threads: int, dense: int, tables: Tables, buffe
     if tables.linears[i, SELECTOR] == EVERYTHING:
         dot_panels(tables.arena, tables.linears, i, first, last, x, codes[0], own[SCALES], integers[SUMS], out[0])
         return
-    # Every thread reads all inputs, in its rows; one of them counts.
-    count = choose(i, x, x, 0, tables.linears[i, INPUTS], thread, dense, tables, buffers)
-    round_masked(0, tables.linears[i, INPUTS], thread, buffers)
-    buffers.counts[thread, i] += count if thread == 0 else 0
+    _choose_all(i, thread, dense, tables, buffers)
     masked, scales, sums = own[MASKED], own[MASKED_SCALES], integers[MASKED_SUMS]
     dot_panels(tables.arena, tables.linears, i, first, last, masked, codes[1], scales, sums, out[0])
+
+
+@inner
+def project_long(
+    i: int, first: int, last: int, thread: int, dense: int, tables: Tables, buffers: Buffers, y: Any
+) -> None:
+    """Set y[first:last] to a thread's rows, chunks of 64, of linear `i` of the input: of a head in columns.
+
+    No thread has a sum of all logits then, of which there are hundreds of thousands.
+    """
+    count = _choose_all(i, thread, dense, tables, buffers)
+    for j in range(first, last):
+        y[j] = np.float32(0)
+    own, active, codes = buffers.floats[thread], buffers.integers[thread, ACTIVE], buffers.codes[thread, 1]
+    masked, scales = own[MASKED], own[MASKED_SCALES]
+    axpy_long_columns(tables.arena, tables.linears, i, active, count, first, last, masked, codes, scales, y)
+
+
+@inner
+def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffers) -> int:
+    """As `choose`, then rounded, for a thread that reads all inputs, in its rows. One of the threads counts."""
+    x, inputs = buffers.floats[thread, X], tables.linears[i, INPUTS]
+    count = choose(i, x, x, 0, inputs, thread, dense, tables, buffers)
+    round_masked(0, inputs, thread, buffers)
+    buffers.counts[thread, i] += count if thread == 0 else 0
+    return count
 
 
 @inner

@@ -155,7 +155,7 @@ def _scales_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> N
 
 @inner
 def _four_bytes(arena: Any, at: int, step: int) -> Any:
-    return _by_fours(
+    return by_fours(
         load_bytes(arena, at),
         load_bytes(arena, at + step),
         load_bytes(arena, at + 2 * step),
@@ -165,7 +165,7 @@ def _four_bytes(arena: Any, at: int, step: int) -> Any:
 
 @inner
 def _four_nibbles(arena: Any, at: int, half: int) -> Any:
-    return _by_fours(
+    return by_fours(
         load_nibbles(arena, at),
         load_nibbles(arena, at + half),
         load_nibbles(arena, at + 2 * half),
@@ -174,7 +174,7 @@ def _four_nibbles(arena: Any, at: int, half: int) -> Any:
 
 
 @inner
-def _by_fours(w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
+def by_fours(w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
     """The codes of four columns, those of a row together: 16 rows in each vector."""
     low01, high01 = interleave_low_8(w0, w1), interleave_high_8(w0, w1)
     low23, high23 = interleave_low_8(w2, w3), interleave_high_8(w2, w3)

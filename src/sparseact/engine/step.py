@@ -12,11 +12,11 @@ from sparseact.engine.activations import cap
 from sparseact.engine.arena import LAYOUT
 from sparseact.engine.attention import angles, attend, remember, rotate
 from sparseact.engine.cache import compiled, inner
-from sparseact.engine.formats import COLUMNS, PANEL
+from sparseact.engine.formats import CHUNK, COLUMNS, PANEL
 from sparseact.engine.highest import find_highest
 from sparseact.engine.mlp import run_mlp
 from sparseact.engine.norms import layer_norm, rms_norm
-from sparseact.engine.projections import gather, project, round_input, share
+from sparseact.engine.projections import gather, project, project_long, round_input, share
 from sparseact.engine.screened import screened_head
 from sparseact.engine.tables import (
     ATTENTION_NORM,
@@ -207,15 +207,17 @@ def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Table
 @inner
 def _head(dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's logits, and the highest of them."""
-    control, threads, head = buffers.control, sizes.threads, sizes.head
-    project(head, thread, threads, dense, tables, buffers, buffers.logits)
-    if tables.linears[head, LAYOUT] == COLUMNS:
-        meet(control, thread, threads)  # each thread has a sum of all logits; each adds up some
-    logits = buffers.logits[0]
-    panels = (sizes.vocabulary + PANEL - 1) // PANEL
-    first, last = share(panels, thread, threads)
-    first, last = first * PANEL, min(last * PANEL, sizes.vocabulary)
-    gather(head, first, last, threads, tables, buffers.logits, logits[first:])
+    head, logits = sizes.head, buffers.logits[0]
+    columns = tables.linears[head, LAYOUT] == COLUMNS
+    unit = CHUNK if columns else PANEL
+    first, last = share((sizes.vocabulary + unit - 1) // unit, thread, sizes.threads)
+    first, last = first * unit, last * unit
+    if columns:
+        project_long(head, first, last, thread, dense, tables, buffers, logits)
+    else:
+        project(head, thread, sizes.threads, dense, tables, buffers, buffers.logits)
+    last = min(last, sizes.vocabulary)
+    gather(head, first, last, 1, tables, buffers.logits, logits[first:])
     if sizes.final_softcap > 0:
         cap(sizes.final_softcap, logits, first, last)
     token = find_highest(logits, first, last)

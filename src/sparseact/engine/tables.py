@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture, Norm
-from sparseact.engine.arena import LAYOUT, PADDED_INPUTS, PADDED_OUTPUTS
+from sparseact.engine.arena import LAYOUT, PADDED_INPUTS
 from sparseact.engine.formats import COLUMNS, Floats
 from sparseact.engine.team import new_control
 
@@ -134,13 +134,13 @@ class Buffers(NamedTuple):
     values: npt.NDArray[Any]
     # [Q .. DOWN, parts, outputs] what linears put out; those in columns have a part for each thread.
     outputs: Floats
-    logits: Floats  # [parts, vocabulary]
+    logits: Floats  # [1, vocabulary]
     attended: Floats  # what the heads put out
     attention: Floats  # [threads, positions] weights of a head
     floats: Floats  # [threads, FLOATS, ...]
     integers: npt.NDArray[np.int32]  # [threads, INTEGERS, ...]
     codes: npt.NDArray[np.int8]  # [threads, 2, ...] X and MASKED, rounded
-    accumulators: npt.NDArray[np.int32]  # [threads, outputs] of a linear in columns
+    accumulators: npt.NDArray[np.int32]  # [threads, ...] of a linear in columns
 
 
 def padded(n: int) -> int:
@@ -226,25 +226,23 @@ def buffers_of(
 ) -> Buffers:
     """Buffers for a team, for the linears of a table, with a key-value cache."""
     a = architecture
-    columns = table[table[:, LAYOUT] == COLUMNS]
-    parts = threads if len(columns) else 1
+    parts = threads if (table[:, LAYOUT] == COLUMNS).any() else 1
     rotations = len(a.frequencies) * a.rotary_dim // 2
     # The head and the embedding have more outputs than any other; they have buffers of their own.
     widest = padded(max(a.hidden, a.heads * a.head_dim, a.neurons, rotations, int(table[:, PADDED_INPUTS].max())))
-    summed = int(columns[:, PADDED_OUTPUTS].max()) if len(columns) else 0
     return Buffers(
         control=new_control(threads),
         counts=zeros((threads, padded(len(table))), np.int64),
         keys=keys,
         values=values,
         outputs=zeros((DOWN + 1, parts, widest)),
-        logits=zeros((parts, padded(a.vocabulary))),
+        logits=zeros((1, padded(a.vocabulary))),
         attended=zeros((widest,)),
         attention=zeros((threads, padded(keys.shape[2] + 16))),
         floats=zeros((threads, FLOATS, widest)),
         integers=zeros((threads, INTEGERS, widest), np.int32),
         codes=zeros((threads, 2, widest), np.int8),
-        accumulators=zeros((threads, padded(max(summed, 1))), np.int32),
+        accumulators=zeros((threads, widest), np.int32),
     )
 
 
