@@ -15,6 +15,7 @@ from sparseact.engine.loading import Model
 from sparseact.engine.long_columns import axpy_long_columns
 from sparseact.engine.panels import dot_panels
 from sparseact.engine.products import products
+from sparseact.engine.prompt import copy_columns
 from sparseact.engine.rows import dot_rows
 from sparseact.engine.transposed import unpack_transposed
 from sparseact.engine.values import read_row, unpack
@@ -83,6 +84,24 @@ def test_a_range_of_panels_writes_nothing_else(form):
 def model_of(p):
     """The arena's linear in the middle, by name."""
     return Model(p.arena, {"it": 1}, np.zeros(1, np.float32), {})
+
+
+@FORMS
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(st.integers(1, 600), st.integers(1, 100)), st.data())
+def test_columns_are_copied_as_they_are_or_rounded_once_more(form, sizes, data):
+    columns = np.array(sorted(data.draw(st.sets(st.integers(0, sizes[1] - 1), min_size=1))))
+    weights = quantise(np.random.default_rng(sizes).standard_normal(sizes).astype(np.float32), form)
+    kept = form if form in {"f32", "bf16"} else "q8"
+    copied = Linear("it.chosen", kept, "panels", sizes[0], len(columns))
+    arena = Arena.allocate([Linear("it", form, "panels", *sizes), copied])
+    arena.store(0, weights)
+    model = Model(arena, {"it": 0, "it.chosen": 1}, np.zeros(1, np.float32), {})
+    copy_columns(model, "it", columns)
+    expected = dequantise(quantise(model.weight("it")[:, columns], kept))
+    np.testing.assert_array_equal(model.weight("it.chosen"), expected)
+    if form in {"f32", "bf16"}:
+        np.testing.assert_array_equal(expected, dequantise(weights)[:, columns])
 
 
 @FORMS

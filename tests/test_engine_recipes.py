@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sparseact import select
+from sparseact.engine import prompt
 from sparseact.engine.engine import Engine
 from sparseact.engine.gating import RUNS
 from sparseact.errors import InputError
@@ -252,6 +253,42 @@ def test_weights_of_neurons_that_the_prompt_chose_are_copied(dtype):
         columns, copied = weights.weight("2.down")[:, chosen], weights.weight("2.down.chosen")
         # Rounded again where the type has blocks: by half of 1/127 of a block's largest.
         np.testing.assert_allclose(copied, columns, atol=0 if dtype in {"f32", "bf16"} else np.abs(columns).max() / 250)
+
+
+@pytest.mark.parametrize("place", ["copy_rows", "copy_columns"])
+def test_an_interrupt_while_neurons_are_copied_leaves_no_mixture(place, monkeypatch):
+    """Until a prompt has chosen anew tokens run dense: not with neurons of two prompts, nor with none."""
+    model, recipe = calibrated(Griffin(0.4))
+    copy = getattr(prompt, place)
+
+    def interrupted(weights, name, neurons):
+        if name.startswith("1."):
+            raise KeyboardInterrupt
+        copy(weights, name, neurons)
+
+    for before in ([], IDS[:5]):
+        with (
+            Engine.from_model(model, recipe, dtype="f32", threads=1) as engine,
+            Engine.from_model(model, dtype="f32", threads=1) as dense,
+            Engine.from_model(model, recipe, dtype="f32", threads=1) as whole,
+        ):
+            for one in (engine, dense, whole) if before else ():
+                one.prefill(before)
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(prompt, place, interrupted)
+                engine.prefill(IDS[5:8])
+            dense.prefill(IDS[5:8])
+            whole.prefill(IDS[5:8])
+            assert engine.position == dense.position
+            assert engine.greedy(3) == dense.greedy(3)
+            logits = engine.step(IDS[8])
+            np.testing.assert_array_equal(logits, dense.step(IDS[8]))
+            assert engine.density()["1.down"] == 1
+            assert np.abs(logits - whole.step(IDS[8])).max() > 1e-3
+            for one in (engine, whole):
+                one.reset()
+                one.prefill(IDS[:5])
+            np.testing.assert_array_equal(engine.step(IDS[5]), whole.step(IDS[5]))
 
 
 def test_bytes_of_predictors_and_of_chosen_neurons():

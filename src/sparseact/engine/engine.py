@@ -91,6 +91,7 @@ class Engine:
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
+        self._neurons_are_chosen = False  # by the prompt, and all copied
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
@@ -180,9 +181,9 @@ class Engine:
             if sparse:
                 last = self._mask(self.architecture.head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
-        if choosing:
-            scores.choose(self._gatings, self._model)
         self._buffers.control[FOUND] = int(logits.argmax())
+        if choosing:
+            self._choose_neurons(scores)
         return logits
 
     def step(self, token: int) -> Floats:
@@ -226,6 +227,7 @@ class Engine:
     def reset(self) -> None:
         """Begin a new text, and count anew."""
         self._chosen, self._known = None, []
+        self._neurons_are_chosen = False
         self._cache.length = 0
         self._usage.reset()
         if self._speculation is not None:
@@ -312,10 +314,16 @@ class Engine:
         control[SCREENED] = screened
         control[GIVEN] = token
         control[POSITION] = self._cache.length
-        control[DENSE] = self._cache.length < self._dense_first()
+        control[DENSE] = self._cache.length < self._dense_first() or (self._by_prompt and not self._neurons_are_chosen)
         self._team.run(self._lead)
         self._cache.length += 1
         self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
+
+    def _choose_neurons(self, scores: PromptScores) -> None:
+        """Have the prompt choose. Until all is copied tokens run dense: Ctrl-C would leave neurons of two prompts."""
+        self._neurons_are_chosen = False
+        scores.choose(self._gatings, self._model)
+        self._neurons_are_chosen = True
 
     def _make_screen(self, tables: Tables) -> None:
         """Take the screen of this head that was kept, or have the model write some text, and make it by that."""

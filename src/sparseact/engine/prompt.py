@@ -1,7 +1,8 @@
 """Neurons that a prompt chooses for the tokens that follow it (GRIFFIN): their weights are copied together.
 
-So they are read like a small dense matrix. Rows of gate and up are copied as they are; columns of down come
-from different blocks of 32 inputs and are rounded anew, to 8 bits or better.
+So they are read like a small dense matrix. Rows of gate and up are copied as they are, and columns of down where each
+weight is a number of its own (f32, bf16). Where 32 inputs share a scale, columns that come from different blocks cannot
+keep theirs: they are rounded anew, to 8 bits or better.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy as np
 from sparseact.engine.arena import CODES, MINS, SCALES
 from sparseact.engine.formats import PANEL, Array, Floats, quantise
 from sparseact.engine.gating import Gating
-from sparseact.engine.loading import Model
+from sparseact.engine.loading import Model, joined
 from sparseact.engine.tables import BY_PROMPT
+
+ROWS = 256
+"""Rows of which columns are taken at once, a multiple of 64."""
 
 
 class PromptScores:
@@ -42,9 +46,7 @@ class PromptScores:
                 for name in (down.replace("down", "gate"), down.replace("down", "up")):
                     if name in model.numbers:
                         copy_rows(model, name, neurons)
-                chosen = model.numbers[f"{down}.chosen"]
-                columns = model.weight(down)[:, neurons]
-                model.arena.store(chosen, quantise(columns, model.arena.linears[chosen].format))
+                copy_columns(model, down, neurons)
 
 
 def copy_rows(model: Model, name: str, rows: Array) -> None:
@@ -65,3 +67,24 @@ def copy_rows(model: Model, name: str, rows: Array) -> None:
     if f"{name}.bias" in model.offsets:
         bias = model.vector(f"{name}.bias", arena.linears[source].outputs)
         model.vector(f"{name}.chosen.bias", len(rows))[:] = bias[rows]
+
+
+def copy_columns(model: Model, name: str, columns: Array) -> None:
+    """Copy columns of a linear in panels to the linear `name`.chosen, which has as many."""
+    arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
+    linear, small = arena.linears[source], arena.linears[target]
+    if linear.format not in {"f32", "bf16"}:
+        pieces = range(0, linear.outputs, ROWS)
+        some = (model.weight(name, first, min(first + ROWS, linear.outputs))[:, columns] for first in pieces)
+        arena.store(target, joined([quantise(piece, small.format) for piece in some]))
+        return
+    # A panel is a list of vectors: 16 rows of one input in float32, of two inputs, in turn, in bfloat16.
+    width, unit = (1, np.uint32) if linear.format == "f32" else (2, np.uint16)
+    read, written = (
+        arena.data[arena.table[i, CODES] :][: arena.linears[i].shape.codes]
+        .view(unit)
+        .reshape(-1, arena.linears[i].shape.padded_inputs // width, PANEL, width)
+        for i in (source, target)
+    )
+    new = np.arange(len(columns))
+    written[:, new // width, :, new % width] = read[:, columns // width, :, columns % width]
