@@ -108,6 +108,24 @@ def test_steps_equal_hooks_on_the_model(name, streamed, threads):
         assert read["1.gate"] == read["1.down"] < 0.8
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_logits_of_a_gated_head(threads):
+    """300 logits are five chunks of 64, the last of them not full."""
+    model = tiny_model("llama")
+    torch.manual_seed(0)
+    model.resize_token_embeddings(300)
+    recipe = TEAL(0.5, lm_head=True).calibrate(model, tiny_tokenizer(), TEXT)
+    recipe = replace(recipe, meta=recipe.meta | {"levels": {}})
+    expected, density = by_hooks(model, recipe, IDS)
+    with Engine.from_model(model, recipe, dtype="f32", threads=threads) as engine:
+        found = np.stack([engine.step(token) for token in IDS])
+        share = 1 - density.share_off(recipe.gates[-1])
+        assert recipe.gates[-1].site.module == "lm_head"
+        assert engine.density()[engine.architecture.head] == pytest.approx(share, abs=1e-9)
+        assert engine.greedy(1) == [found[-1].argmax()]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_what_is_quicker_to_stream_is_read_whole():
     """96 outputs of 4 bytes are a short column, which is quicker to gather from some 53% sparsity on; a head's are from
     a third on."""
