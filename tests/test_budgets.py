@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparseact.policies import TEAL, Gate
 from sparseact.policies import greedy as greedy_module
-from sparseact.policies.budget import LEVELS, _allocate, expected_loss, type_split, uniform
+from sparseact.policies.budget import LEVELS, _allocate, expected_loss, type_split, uniform, whole_heads
 from sparseact.policies.calibration import read_text
 from sparseact.policies.greedy import STEP, Trial, _block_calls, greedy_in_blocks
 from sparseact.policies.n_of_m import multiples
@@ -128,6 +128,25 @@ def test_the_split_by_type_is_the_papers_while_it_can_be():
     assert [round(level, 6) for level in levels.values()] == [0.4, 0.6] * 4
     levels = type_split(gates_of([(32, 4)] * 8), None, 0.9)  # 1.2 * .9 would be more than all
     assert [round(level, 6) for level in levels.values()] == [0.8, 1.0] * 4
+
+
+@given(
+    count=st.integers(1, 12),
+    bytes_=st.tuples(st.floats(1, 100), st.floats(1, 100)),
+    target=targets,
+    heads=st.floats(0.01, 1),
+)
+def test_neurons_make_up_for_heads_that_are_whole(count, bytes_, target, heads):
+    sites = [Site(0, "heads", "b", "b.o", count, 8, bytes_[0]), Site(0, "mlp", "b", "b.down", 64, 1, bytes_[1])]
+    on_heads, on_neurons = whole_heads([Gate(site, TopK(0.0)) for site in sites], None, target, heads=heads).values()
+    off = on_heads * count
+    assert off == pytest.approx(round(off))
+    neurons = 64 * bytes_[1]
+    wanted = target * (count * bytes_[0] + neurons)
+    # Heads are off by half a head at most, and neurons have room for that or not.
+    assert abs(off - max(heads * target * count, (wanted - neurons) / bytes_[0])) <= 0.5 + 1e-9
+    assert on_neurons == pytest.approx(min(max((wanted - off * bytes_[0]) / neurons, 0), 1))
+    assert abs(off * bytes_[0] + on_neurons * neurons - wanted) <= bytes_[0] / 2 + 1e-6
 
 
 @given(sizes=shapes, target=targets, seed=st.integers(0, 100))

@@ -36,6 +36,11 @@ def test_a_policy_that_gates_the_head_too_keeps_the_contract(name):
     check_policy(POLICIES[name](sparsity=0.5, lm_head=True), tiny_model("gemma3"), tiny_tokenizer())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_policy_that_chooses_heads_keeps_the_contract(family):
+    check_policy(POLICIES["griffin"](sparsity=0.5, heads=0.5), tiny_model(family), tiny_tokenizer())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALL_FAMILIES)
 def test_the_contract_holds_with_the_head_in_every_family(family):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparseact.policies.gate import Gate
 from sparseact.policies.sample import Sample
-from sparseact.select import quantiles
+from sparseact.select import keep_count, quantiles
 from sparseact.sites import Site
 
 LEVELS = torch.linspace(0, 1, 21)
@@ -46,6 +46,26 @@ def type_split(
     on_inputs = max(inputs * target, (target * (first + second) - second) / first)
     on_outputs = (target * (first + second) - on_inputs * first) / second
     return {site: on_outputs if site in outputs else on_inputs for site in sites}
+
+
+def whole_heads(
+    gates: Sequence[Gate],
+    sample: Sample,  # noqa: ARG001 - a budget
+    target: float,
+    *,
+    heads: float,
+) -> dict[Site, float]:
+    """Heads at `heads` times the target, in whole heads; neurons at what is left, so that the total is exact."""
+    sites = [gate.site for gate in gates]
+    count = next(site.units for site in sites if site.kind == "heads")  # in every layer
+    of_heads = sum(_bytes(site) for site in sites if site.kind == "heads")
+    of_neurons = sum(_bytes(site) for site in sites if site.kind == "mlp")
+    saved = target * (of_heads + of_neurons)
+    # Where the neurons would have to be sparser than 1, the heads take what is left.
+    level = max(heads * target, (saved - of_neurons) / of_heads)
+    on_heads = 1 - keep_count(count, level) / count
+    on_neurons = min(max((saved - on_heads * of_heads) / of_neurons, 0.0), 1.0)
+    return {site: on_heads if site.kind == "heads" else on_neurons for site in sites}
 
 
 def _reads_inside(site: Site) -> bool:

@@ -1,24 +1,29 @@
-"""GRIFFIN: the neurons that mattered most over the prompt are the only ones used to continue it.
+"""GRIFFIN: the neurons that mattered most over the prompt are the only ones used to continue it; heads alike.
 
 Dong et al. 2024, "Prompt-prompted Adaptive Structured Pruning for Efficient LLM Generation",
-arXiv 2404.01365: score = ||h_t / ||h_t||||_2 over the prompt's tokens (`runtime.prompt_scores`).
-Every text of a batch has its own neurons.
+arXiv 2404.01365: score = || [ |h_ti| / ||h_t|| ]_t || of neuron i over the prompt's tokens t (`runtime.prompt_scores`).
+The paper leaves attention dense. With `heads` the same is asked of its heads: || [ ||z_ti|| / ||z_t|| ]_t ||, where
+z_ti is what head i puts out and z_t what all of them do; Deja Vu (Liu et al. 2023, arXiv 2310.17157) takes heads by
+the norm of their output too. Every text of a batch has its own neurons and heads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparseact.policies.budget import uniform
+from sparseact.errors import InputError
+from sparseact.policies.budget import uniform, whole_heads
 from sparseact.policies.calibration import calibrate_gates
 from sparseact.policies.gate import Gate
 from sparseact.policies.neurons import find_neurons
 from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.select import TopK
+from sparseact.sites import find_sites
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,27 @@ class Griffin:
 
     Attributes:
         sparsity: share of the neurons, whose rows of gate and up and columns of down are not read while
-            decoding.
+            decoding; with heads, of the weights of both.
+        heads: choose heads from the prompt too: this times `sparsity` of them, to the nearest head, and as many more
+            neurons. Of a head that is off the rows of q and the columns of o are not read; its keys and values are,
+            because a later prompt may choose it, and other heads may share them.
         phases: which tokens stay dense; several tokens at once always do.
     """
 
     name: ClassVar[str] = "griffin"
     sparsity: float
+    heads: float = 0.0
     phases: Phases = field(default_factory=lambda: Phases(prefill=False))
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """Nothing is fitted to the text: the prompt is the calibration."""
+        if not 0 <= self.heads <= 1:
+            raise InputError(f"heads: {self.heads} is not between 0 and 1")
         sites = [neurons.site for neurons in find_neurons(model)]
+        budget = uniform
+        if self.heads:
+            sites += find_sites(model, "heads")
+            budget = partial(whole_heads, heads=self.heads)
         return calibrate_gates(
-            self, model, tokenizer, text, sites, lambda site, _: Gate(site, TopK(0.0), frozen=True), uniform
+            self, model, tokenizer, text, sites, lambda site, _: Gate(site, TopK(0.0), frozen=True), budget
         )

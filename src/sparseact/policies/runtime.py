@@ -103,14 +103,15 @@ class _Pass:
         if self.clock is None:
             raise InputError("a recipe runs the whole model: call the model itself, not one of its submodules")
         clock = self.clock.at_head() if gate.site.is_head else self.clock
-        units = x.flatten(-2)
+        inputs = x.flatten(-2)
+        units = inputs if gate.site.unit_size == 1 else x.norm(dim=-1)  # a head is as large as what it puts out
         on = self._mask(gate, units, clock) | ~clock.sparse[..., None]
         if not self._masked:
             on = torch.ones_like(on)
         self._density.count(gate, on, clock)
-        kept = gate.keep(units, on)
+        kept = gate.keep(inputs, on[..., None].expand_as(x).flatten(-2))
         if gate.low_rank is not None:
-            self._dropped[gate.site] = units - kept
+            self._dropped[gate.site] = inputs - kept
         return kept.view_as(x)
 
     def _mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
