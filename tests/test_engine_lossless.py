@@ -17,7 +17,7 @@ from sparseact.testing import tiny_model, tiny_tokenizer
 
 IDS = np.random.default_rng(0).integers(0, 64, 12).tolist()
 TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
-POLICIES = {"sparseact": SparseAct(0.4, lm_head=True), "cats": CATS(0.4), "griffin": Griffin(0.4)}
+POLICIES = {"sparseact": SparseAct(0.4, lm_head=True), "cats": CATS(0.4), "griffin": Griffin(0.4, heads=1.0)}
 
 
 class Always:

@@ -230,11 +230,25 @@ def test_what_does_not_run_is_refused_in_one_line(policy, reason):
         Engine.from_model(model, recipe)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("family", ["llama", "phi", "phi3", "gemma3", "gpt2", "opt"])
-def test_neurons_that_the_prompt_chose(family, threads):
-    """Two prompts in one text and another text after it; each prompt chooses anew, also the full neurons' rows."""
-    model, recipe = calibrated(Griffin(0.4), family)
+def test_heads_that_each_token_chooses_are_refused():
+    model, recipe = calibrated(Griffin(0.5, heads=1.0))
+    by_token = replace(recipe, gates=tuple(replace(gate, frozen=gate.site.kind == "mlp") for gate in recipe.gates))
+    with pytest.raises(InputError, match=r"does not run griffin .it switches heads off token by token.; it runs"):
+        Engine.from_model(model, by_token)
+    with pytest.raises(InputError, match=r"does not run griffin .it leaves none on.; it runs"):
+        Engine.from_model(model, calibrated(Griffin(0.9, heads=1.0))[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "policy",
+    [Griffin(0.4), Griffin(0.4, heads=1.0), Griffin(0.75, heads=1.0)],
+    ids=["neurons", "and-half-the-heads", "and-most-heads"],
+)
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"])
+def test_what_the_prompt_chose(family, policy, threads):
+    """Two prompts in one text and another text after it; each prompt chooses anew, and reads keys of all heads."""
+    model, recipe = calibrated(policy, family)
     parts = [IDS[:5], IDS[5:6], IDS[6:7], IDS[7:10], IDS[10:11]]
     expected, cache = [], None
     with recipe(model) as density, torch.no_grad():
@@ -242,14 +256,16 @@ def test_neurons_that_the_prompt_chose(family, threads):
             out = model(torch.tensor([part]), past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             expected.append(out.logits[0, -1].numpy())
-        share = 1 - density.share_off(recipe.gates[1], "decode")
+    shares = {gate.site.name: 1 - density.share_off(gate, "decode") for gate in recipe.gates}
     with Engine.from_model(model, recipe, dtype="f32", threads=threads) as engine:
         for _ in range(2):
             found = [engine.step(part[0]) if len(part) == 1 else engine.prefill(part) for part in parts]
             np.testing.assert_allclose(np.stack(found), np.stack(expected), atol=2e-4)
-            read, names = engine.density(), {"gate", "up", "down"} if "0.up" in engine.density() else {"gate", "down"}
-            assert [read[f"1.{name}"] for name in names] == pytest.approx([share] * len(names))
-            assert read["1.q"] == 1
+            read, heads = engine.density(), shares.get("heads.1", 1.0)
+            expected_shares = dict.fromkeys(("gate", "up", "down"), shares["mlp.1"])
+            expected_shares |= {"q": heads, "k": 1.0, "v": 1.0, "o": heads}
+            found_shares = {short: read[name] for short in expected_shares if (name := f"1.{short}") in read}
+            assert found_shares == pytest.approx({short: expected_shares[short] for short in found_shares})
             engine.reset()
         alone = engine.step(IDS[0])  # a prompt of one token
         assert engine.density()["0.gate"] == 1
@@ -327,6 +343,32 @@ def test_bytes_of_predictors_and_of_chosen_neurons():
                 assert engine.bytes_per_token() / 4 == 2048 + 3 * (3072 + 10240)
             assert found["deja-vu"] == pytest.approx(2048 + 3 * (3072 + 2048 + kept * 10240))
     assert found["griffin"] == 2048 + 3 * (3072 + 3 * 32 * 32)  # 24 of 48 neurons, padded to 32
+
+
+def test_bytes_of_chosen_heads():
+    """In float32 numbers. In a layer q and o have 64 rows or columns of 32, 16 for each of 4 heads; k and v 16 rows."""
+    model, recipe = calibrated(Griffin(0.5, heads=1.0), "gemma3")
+    with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
+        engine.prefill(IDS[:4])
+        engine.greedy(5)
+        assert engine.bytes_per_token() / 4 == 2048 + 3 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 32)
+        assert {f"1.{name}" for name in ("q", "o", "gate", "up", "down")} < engine.gated_bytes().keys()
+        assert "1.k" not in engine.gated_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "q8", "q4"])
+def test_weights_of_heads_that_the_prompt_chose_are_copied(dtype):
+    model, recipe = calibrated(Griffin(0.5, heads=1.0), "qwen3")
+    with Engine.from_model(model, recipe, dtype=dtype, threads=1) as engine:
+        engine.prefill(IDS)
+        weights = engine._model
+        for layer in range(3):
+            chosen = [16 * int(head) + j for head in engine._heads[layer, :2] for j in range(16)]
+            assert len(set(chosen)) == 32
+            np.testing.assert_array_equal(weights.weight(f"{layer}.q.chosen"), weights.weight(f"{layer}.q")[chosen])
+            columns, copied = weights.weight(f"{layer}.o")[:, chosen], weights.weight(f"{layer}.o.chosen")
+            atol = 0 if dtype in {"f32", "bf16"} else np.abs(columns).max() / 250
+            np.testing.assert_allclose(copied, columns, atol=atol)
 
 
 def test_a_recipe_of_another_model_is_refused():

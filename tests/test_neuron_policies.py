@@ -323,9 +323,8 @@ def test_what_heads_that_are_off_save_is_not_needed(family):
 
     def decode():
         start = prefill(model, torch.cat([prompt, label[:, :1]], dim=1))
-        if noise:
-            for view in noise:
-                view += torch.randn_like(view)
+        for view in noise:
+            view.add_(torch.randn_like(view))
         steps = [model(**start.inputs(label[:, step, None])).logits for step in range(label.shape[1])]
         return torch.cat(steps, dim=1)
 
@@ -364,7 +363,7 @@ def test_heads_in_a_padded_batch_are_those_of_each_text_alone():
 
 @pytest.mark.parametrize("heads", [-0.5, 1.5, math.nan])
 def test_a_share_of_heads_out_of_range_is_refused(heads):
-    with pytest.raises(InputError, match="^heads: .* is not between 0 and 1$"):
+    with pytest.raises(InputError, match=r"^heads: .* is not between 0 and 1$"):
         POLICIES["griffin"](sparsity=0.5, heads=heads).calibrate(_model("llama"), tiny_tokenizer(), _letters(0))
 
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.engine.formats import F32, Floats, quantise
-from sparseact.engine.gating import Gating
+from sparseact.engine.gating import MADE_BY, Gating
 from sparseact.engine.loading import Model, format_of, load_model
 from sparseact.engine.screening import SCREEN, room_for_screen
+from sparseact.engine.selectors import Selection
 from sparseact.engine.tables import (
     BY_GATE,
     BY_INPUT,
@@ -50,7 +51,7 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     for name, gating in gatings.items():
         layer = name.partition(".")[0]
         if gating.choice == BY_PROMPT:
-            added += _room_for_chosen(weights, dtype, layer, gating.selection.keep)
+            added += _room_for_chosen(weights, dtype, name, gating.selection)
             continue
         layouts[name] = "columns" if _gathers(gating, weights, name, dtype) else "panels"
         layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
@@ -74,18 +75,20 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     return model
 
 
-def _room_for_chosen(weights: Weights, dtype: str, layer: str, neurons: int) -> list[Linear]:
-    """Linears for some neurons of a layer, which the prompt chooses."""
-    gate, up, down = (f"{layer}.{part}" for part in ("gate", "up", "down"))
+def _room_for_chosen(weights: Weights, dtype: str, name: str, selection: Selection) -> list[Linear]:
+    """Linears for some neurons or heads, the inputs of linear `name`, which the prompt chooses."""
+    outputs, inputs = weights.shape(name)
+    chosen = inputs // selection.group * selection.keep
+    layer, _, part = name.partition(".")
     rows = [
-        Linear(f"{name}.chosen", format_of(weights, name, dtype), "panels", neurons, weights.shape(name)[1])
-        for name in (gate, up)
-        if name in weights
+        Linear(f"{maker}.chosen", format_of(weights, maker, dtype), "panels", chosen, weights.shape(maker)[1])
+        for maker in (f"{layer}.{short}" for short in MADE_BY[part])
+        if maker in weights
     ]
-    form = format_of(weights, down, dtype)
+    form = format_of(weights, name, dtype)
     # Columns of different blocks are rounded anew; to 4 bits, that would show.
     form = "q8" if form in {"q4", "q4m"} else form
-    return [*rows, Linear(f"{down}.chosen", form, "panels", weights.shape(down)[0], neurons)]
+    return [*rows, Linear(f"{name}.chosen", form, "panels", outputs, chosen)]
 
 
 def _gathers(gating: Gating, weights: Weights, name: str, dtype: str) -> bool:
@@ -109,11 +112,11 @@ def assemble(
     layers = layers_of(architecture, model.numbers, model.offsets)
     thresholds = np.zeros(len(table), np.float32)
     for name, gating in gatings.items():
+        if gating.choice == BY_PROMPT:  # what is chosen has linears of its own
+            continue
         i = model.numbers[name]
         if gating.choice != BY_INPUT:
             layers[int(name.split(".")[0]), CHOICE] = gating.choice
-        if gating.choice == BY_PROMPT:  # the neurons have linears of their own
-            continue
         table[i, SELECTOR] = gating.selection.rule
         table[i, GROUP], table[i, KEEP] = gating.selection.group, gating.selection.keep
         thresholds[i] = gating.selection.number
@@ -125,7 +128,8 @@ def assemble(
             model.vector(f"{name}.offset", len(offset))[:] = offset
     kinds = max(1, len(architecture.frequencies))
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
-    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies)
+    heads = np.zeros((architecture.layers, architecture.heads), np.int64)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, heads)
     own = [i for name, i in model.numbers.items() if name not in SCREEN]
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))

@@ -87,11 +87,12 @@ class Engine:
             self._model, self.architecture, self._gatings, threads=self.threads, context=self.context
         )
         self._buffers = buffers
+        self._heads = tables.heads
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
-        self._neurons_are_chosen = False  # by the prompt, and all copied
+        self._units_are_chosen = False  # by the prompt, and all copied
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
@@ -153,8 +154,8 @@ class Engine:
     def prefill(self, ids: Sequence[int] | Array) -> Floats:
         """Add tokens to the text, all at once.
 
-        With a recipe that chooses neurons from the prompt, they choose those of the tokens that follow; a single
-        token after others does not.
+        With a recipe that chooses neurons or heads from the prompt, they choose those of the tokens that follow; a
+        single token after others does not.
 
         Args:
             ids: at least one token.
@@ -173,7 +174,7 @@ class Engine:
             return self.step(int(tokens[0]))
         sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
         sparse = sparse and not self._by_prompt and not self.lossless
-        scores = PromptScores()
+        scores = PromptScores(self._gatings)
         mask = scores.note if choosing else self._mask if sparse else None
         with products(self._model, self.threads) as product:
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
@@ -183,7 +184,7 @@ class Engine:
             logits = forward.logits(last)[0]
         self._buffers.control[FOUND] = int(logits.argmax())
         if choosing:
-            self._choose_neurons(scores)
+            self._choose_units(scores)
         return logits
 
     def step(self, token: int) -> Floats:
@@ -227,7 +228,7 @@ class Engine:
     def reset(self) -> None:
         """Begin a new text, and count anew."""
         self._chosen, self._known = None, []
-        self._neurons_are_chosen = False
+        self._units_are_chosen = False
         self._cache.length = 0
         self._usage.reset()
         if self._speculation is not None:
@@ -314,16 +315,16 @@ class Engine:
         control[SCREENED] = screened
         control[GIVEN] = token
         control[POSITION] = self._cache.length
-        control[DENSE] = self._cache.length < self._dense_first() or (self._by_prompt and not self._neurons_are_chosen)
+        control[DENSE] = self._cache.length < self._dense_first() or (self._by_prompt and not self._units_are_chosen)
         self._team.run(self._lead)
         self._cache.length += 1
         self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
 
-    def _choose_neurons(self, scores: PromptScores) -> None:
-        """Have the prompt choose. Until all is copied tokens run dense: Ctrl-C would leave neurons of two prompts."""
-        self._neurons_are_chosen = False
-        scores.choose(self._gatings, self._model)
-        self._neurons_are_chosen = True
+    def _choose_units(self, scores: PromptScores) -> None:
+        """Have the prompt choose. Until all is copied tokens run dense: Ctrl-C would leave a mixture of two prompts."""
+        self._units_are_chosen = False
+        scores.choose(self._model, self._heads)
+        self._units_are_chosen = True
 
     def _make_screen(self, tables: Tables) -> None:
         """Take the screen of this head that was kept, or have the model write some text, and make it by that."""

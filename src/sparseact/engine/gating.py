@@ -53,6 +53,10 @@ RUNS = (
 """Policies whose recipes the engine runs."""
 
 
+MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
+"""The linears whose rows make the inputs of another one, so that they are not needed for those that are off."""
+
+
 @dataclass(frozen=True)
 class Gating:
     """The rule of one linear: which inputs are on by their scores |signal - shift| * scale.
@@ -60,7 +64,8 @@ class Gating:
     Attributes:
         selection: by which scores are on.
         scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
-        choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...).
+        choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...);
+            of an `o` whose heads the prompt chooses, `BY_PROMPT`.
         predictor: ([rank, hidden], [neurons, rank], bias [neurons]) of the signal, a sigmoid, if it is predicted.
         level: share of the inputs that the rule was fitted to switch off; 1 if that is not known.
     """
@@ -156,12 +161,12 @@ def _gating(
         "it looks at columns of gate and up before it reads their rows, which would take the weights twice": (
             gate.signal.reads == "guessed"
         ),
-        "it switches heads off": gate.site.kind == "heads",
+        "it switches heads off token by token": gate.site.kind == "heads" and not gate.frozen,
         f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
         "it chooses neurons and has a shift": choice != BY_INPUT and gate.shift is not None,
         f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
         and selection.rule not in {HIGHEST, EVERYTHING},
-        "it leaves no neuron on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,
+        "it leaves none on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,
     }
     for reason, found in reasons.items():
         if found:
@@ -183,10 +188,10 @@ def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int 
     signal = gate.signal
     if not gate.frozen and signal.reads == "input":
         return BY_INPUT
+    if gate.frozen:
+        return BY_PROMPT if (part, gate.site.kind) in {("down", "mlp"), ("o", "heads")} else None
     if part != "down":
         return None
-    if gate.frozen:
-        return BY_PROMPT
     index, parts = signal.part
     sources = _linears(signal.module, modules)
     if signal.reads == "predicted":

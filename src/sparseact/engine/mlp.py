@@ -23,7 +23,6 @@ from sparseact.engine.tables import (
     ACTIVE,
     BY_GATE,
     BY_PREDICTOR,
-    BY_PROMPT,
     BY_UP,
     CHOICE,
     CHOSEN_DOWN,
@@ -58,7 +57,7 @@ def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, 
     elif choice in (BY_GATE, BY_UP):
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
     else:
-        chosen = choice == BY_PROMPT and dense == 0
+        chosen = places[CHOSEN_DOWN] >= 0 and dense == 0
         gate = places[CHOSEN_GATE if chosen else GATE]
         up = places[CHOSEN_UP if chosen else UP]
         down = places[CHOSEN_DOWN if chosen else DOWN]

@@ -1,8 +1,8 @@
-"""Neurons that a prompt chooses for the tokens that follow it (GRIFFIN): their weights are copied together.
+"""Neurons and heads that a prompt chooses for the tokens that follow it (GRIFFIN): their weights are copied together.
 
-So they are read like a small dense matrix. Rows of gate and up are copied as they are, and columns of down where each
-weight is a number of its own (f32, bf16). Where 32 inputs share a scale, columns that come from different blocks cannot
-keep theirs: they are rounded anew, to 8 bits or better.
+So they are read like a small dense matrix. Rows of gate, up and q are copied as they are, and columns of down and o where
+each weight is a number of its own (f32, bf16). Where 32 inputs share a scale, columns that come from different blocks
+cannot keep theirs: they are rounded anew, to 8 bits or better.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseact.engine.arena import CODES, MINS, SCALES
 from sparseact.engine.formats import PANEL, Array, Floats, quantise
-from sparseact.engine.gating import Gating
+from sparseact.engine.gating import MADE_BY, Gating
 from sparseact.engine.loading import Model, joined
 from sparseact.engine.tables import BY_PROMPT
 
@@ -23,30 +24,41 @@ ROWS = 256
 
 
 class PromptScores:
-    """How much each neuron mattered over a prompt, noted while the prompt is read.
+    """How much each neuron or head mattered over a prompt, noted while the prompt is read.
 
-    The square of arXiv 2404.01365's ||[h_t / ||h_t||]_t||, as `policies.runtime.prompt_scores` has it.
+    The square of arXiv 2404.01365's ||[h_t / ||h_t||]_t||, as `policies.runtime.prompt_scores` has it. A head is as
+    large as the norm of what it puts out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gatings: Mapping[str, Gating]) -> None:
+        self.gatings = {name: gating for name, gating in gatings.items() if gating.choice == BY_PROMPT}
         self.squares: dict[str, Floats] = {}
 
     def note(self, name: str, x: Floats, *_: Any) -> Floats:
         """Look at the input [tokens, inputs] of a linear, and give it back: a prompt runs dense."""
-        if name.endswith(".down"):
+        if name in self.gatings:
+            units = self.gatings[name].selection.group
             shares = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.float32(1e-12))
-            self.squares[name] = self.squares.get(name, np.float32(0)) + np.square(shares).sum(axis=0)
+            squares = np.square(shares).sum(axis=0).reshape(units, -1).sum(axis=1)
+            self.squares[name] = self.squares.get(name, np.float32(0)) + squares
         return x
 
-    def choose(self, gatings: Mapping[str, Gating], model: Model) -> None:
-        """Choose each layer's neurons, and copy their weights to the linears whose names end in `.chosen`."""
-        for down, gating in gatings.items():
-            if gating.choice == BY_PROMPT:
-                (neurons,) = gating.on(self.squares[down][None])[0].nonzero()
-                for name in (down.replace("down", "gate"), down.replace("down", "up")):
-                    if name in model.numbers:
-                        copy_rows(model, name, neurons)
-                copy_columns(model, down, neurons)
+    def choose(self, model: Model, heads: npt.NDArray[np.int64]) -> None:
+        """Choose each layer's neurons and heads, and copy their weights to the linears whose names end in `.chosen`.
+
+        The numbers of the heads go into the rows of `heads` [layers, heads].
+        """
+        for name, gating in self.gatings.items():
+            (units,) = gating.on(self.squares[name][None])[0].nonzero()
+            layer, _, part = name.partition(".")
+            if part == "o":
+                heads[int(layer), : len(units)] = units
+            size = model.arena.linears[model.numbers[name]].inputs // gating.selection.group
+            inputs = (units[:, None] * size + np.arange(size)).reshape(-1)
+            for maker in (f"{layer}.{short}" for short in MADE_BY[part]):
+                if maker in model.numbers:
+                    copy_rows(model, maker, inputs)
+            copy_columns(model, name, inputs)
 
 
 def copy_rows(model: Model, name: str, rows: Array) -> None:

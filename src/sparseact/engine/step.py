@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.activations import cap
-from sparseact.engine.arena import LAYOUT
+from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS
 from sparseact.engine.attention import angles, attend, remember, rotate
 from sparseact.engine.cache import compiled, inner
 from sparseact.engine.formats import CHUNK, COLUMNS, PANEL
@@ -21,6 +21,8 @@ from sparseact.engine.screened import screened_head
 from sparseact.engine.tables import (
     ATTENTION_NORM,
     ATTENTION_NORM_BIAS,
+    CHOSEN_O,
+    CHOSEN_Q,
     COS,
     DOWN,
     HEAD,
@@ -93,24 +95,26 @@ def decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
     position, dense = control[POSITION], control[DENSE]
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
-    width = sizes.heads * sizes.head_dim
     embed(control[GIVEN], position, sizes, tables, residual)
     cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
     angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
     for layer in range(sizes.layers):
         places = tables.layers[layer]
+        chosen = int(places[CHOSEN_O] >= 0 and dense == 0)
+        q, o = places[CHOSEN_Q if chosen else Q], places[CHOSEN_O if chosen else O]
         norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
-        project(places[Q], thread, threads, dense, tables, buffers, buffers.outputs[Q])
+        project(q, thread, threads, dense, tables, buffers, buffers.outputs[Q])
         project(places[K], thread, threads, dense, tables, buffers, buffers.outputs[K])
         project(places[V], thread, threads, dense, tables, buffers, buffers.outputs[V])
         meet(control, thread, threads)
-        attend_heads(layer, position, thread, sizes, tables, buffers)
+        attend_heads(layer, position, chosen, thread, sizes, tables, buffers)
         meet(control, thread, threads)
+        width = tables.linears[o, INPUTS]
         for j in range(width):
             x[j] = buffers.attended[j]
         round_input(width, thread, buffers)
-        project(places[O], thread, threads, dense, tables, buffers, buffers.outputs[O])
+        project(o, thread, threads, dense, tables, buffers, buffers.outputs[O])
         meet(control, thread, threads)
         if sizes.parallel:  # the MLP reads what the attention read
             norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
@@ -164,27 +168,32 @@ def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tabl
 
 
 @inner
-def attend_heads(layer: int, position: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """The thread's heads: keys and values of the token into the cache, then attention into `attended`."""
+def attend_heads(
+    layer: int, position: int, chosen: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """The thread's heads: keys and values of the token into the cache, then attention into `attended`.
+
+    The heads are all of them or, if `chosen` is 1, one after the other those that the prompt has chosen.
+    """
     places = tables.layers[layer]
-    size, group = sizes.head_dim, sizes.heads // sizes.kv_heads
+    size, q = sizes.head_dim, places[CHOSEN_Q if chosen else Q]
     own = buffers.floats[thread]
-    query, kept, out = own[QUERY], own[KEPT], own[HEAD]
+    query, out = own[QUERY], own[HEAD]
     seen = position + 1 if places[WINDOW] == 0 else min(position + 1, places[WINDOW])
-    first, last = share(sizes.heads, thread, sizes.threads)
-    for head in range(first, last):
-        shared = head // group
+    count = tables.linears[q, OUTPUTS] // size
+    first, last = share(count, thread, sizes.threads)
+    if first < last:
+        # Those that no head asks, too: a later prompt may. Threads that share a key head both write the same
+        # row, so that neither waits for the other.
+        before = -1 if first == 0 else _key_head(first - 1, layer, chosen, sizes, tables)
+        start = min(before + 1, _key_head(first, layer, chosen, sizes, tables))
+        end = sizes.kv_heads if last == count else _key_head(last - 1, layer, chosen, sizes, tables) + 1
+        _remember_token(layer, position, start, end, thread, sizes, tables, buffers)
+    for k in range(first, last):
+        shared = _key_head(k, layer, chosen, sizes, tables)
         keys, values = buffers.keys[layer, shared], buffers.values[layer, shared]
-        # Threads that share a key head both write the same row, so that neither waits for the other.
-        if head == first or head % group == 0:
-            at = shared * size
-            gather(places[K], at, at + size, sizes.threads, tables, buffers.outputs[K], kept)
-            _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
-            remember(kept, size, keys[position])
-            gather(places[V], at, at + size, sizes.threads, tables, buffers.outputs[V], kept)
-            remember(kept, size, values[position])
-        at = head * size
-        gather(places[Q], at, at + size, sizes.threads, tables, buffers.outputs[Q], query)
+        at = k * size
+        gather(q, at, at + size, sizes.threads, tables, buffers.outputs[Q], query)
         _turn(query, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
         for j in range(size):
             query[j] *= sizes.attention_scale
@@ -193,6 +202,28 @@ def attend_heads(layer: int, position: int, thread: int, sizes: Sizes, tables: T
         attend(query, keys, values, start, position + 1, size, sizes.attention_softcap, weights, out)
         for j in range(size):
             buffers.attended[at + j] = out[j]
+
+
+@inner
+def _key_head(k: int, layer: int, chosen: int, sizes: Sizes, tables: Tables) -> int:
+    """The key head of the k-th head that attends."""
+    head = tables.heads[layer, k] if chosen else k
+    return head // (sizes.heads // sizes.kv_heads)
+
+
+@inner
+def _remember_token(
+    layer: int, position: int, start: int, end: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """The token's keys and values of the key heads start..end into the cache."""
+    places, size, kept = tables.layers[layer], sizes.head_dim, buffers.floats[thread, KEPT]
+    for head in range(start, end):
+        at = head * size
+        gather(places[K], at, at + size, sizes.threads, tables, buffers.outputs[K], kept)
+        _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
+        remember(kept, size, buffers.keys[layer, head, position])
+        gather(places[V], at, at + size, sizes.threads, tables, buffers.outputs[V], kept)
+        remember(kept, size, buffers.values[layer, head, position])
 
 
 @inner

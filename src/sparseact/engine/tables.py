@@ -17,7 +17,7 @@ from sparseact.engine.arena import LAYOUT, PADDED_INPUTS
 from sparseact.engine.formats import COLUMNS, Floats
 from sparseact.engine.team import new_control
 
-PLACES = 23
+PLACES = 25
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
@@ -41,6 +41,8 @@ PLACES = 23
     CHOSEN_GATE,  # linears of the neurons that the prompt has chosen
     CHOSEN_UP,
     CHOSEN_DOWN,
+    CHOSEN_Q,  # and of the heads
+    CHOSEN_O,
     PREDICTOR_DOWN,  # linears of a predictor: to its rank, and to the neurons
     PREDICTOR_UP,
 ) = range(PLACES)
@@ -93,6 +95,7 @@ class Tables(NamedTuple):
     vectors: Floats
     thresholds: Floats  # the number of each linear's SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
+    heads: npt.NDArray[np.int64]  # [layers, heads] that the prompt has chosen, ascending; the rest of a row is not read
 
 
 FLOATS = 15
@@ -201,6 +204,8 @@ def layers_of(
         CHOSEN_GATE: "gate.chosen",
         CHOSEN_UP: "up.chosen",
         CHOSEN_DOWN: "down.chosen",
+        CHOSEN_Q: "q.chosen",
+        CHOSEN_O: "o.chosen",
         PREDICTOR_DOWN: "predictor.down",
         PREDICTOR_UP: "predictor.up",
     }

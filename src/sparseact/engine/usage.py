@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
 from sparseact.engine.formats import COLUMNS, PANEL, PANELS, ROWS
-from sparseact.engine.gating import Gating
+from sparseact.engine.gating import MADE_BY, Gating
 from sparseact.engine.loading import Model, linear_names
 from sparseact.engine.screening import SCREEN
 from sparseact.engine.selectors import EVERYTHING
@@ -86,7 +86,7 @@ class Usage:
                 total += share * codes + size - codes
             else:
                 total += size if arena.table[i, SELECTOR] != EVERYTHING else share * size
-        # Copies for some of the neurons, and predictors.
+        # Copies for some of the neurons and heads, and predictors.
         added = (i for name, i in self.model.numbers.items() if name.count(".") > 1)
         return total + sparse * sum(arena.bytes_of(i) for i in added)
 
@@ -112,7 +112,9 @@ class Usage:
         """Share of a linear in panels that the prompt's choice leaves out."""
         if f"{name}.chosen" not in self.model.numbers:
             return 0.0
-        selection = self.gatings[f"{name.partition('.')[0]}.down"].selection
+        layer, _, part = name.partition(".")
+        reader = next(reader for reader, makers in MADE_BY.items() if part in {reader, *makers})
+        selection = self.gatings[f"{layer}.{reader}"].selection
         return 1 - selection.keep / selection.group
 
     def _density_of_screen(self) -> dict[str, float]:

@@ -177,7 +177,7 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
             _project(places[place], place, thread, threads, tables, batch)
         meet(control, thread, threads)
         for t in range(count):
-            attend_heads(layer, position + t, thread, sizes, dense, _of_token(t, buffers, batch))
+            attend_heads(layer, position + t, 0, thread, sizes, dense, _of_token(t, buffers, batch))
         meet(control, thread, threads)
         _attended(sizes.heads * sizes.head_dim, thread, batch)
         _tile(sizes.heads * sizes.head_dim, thread, tables, buffers, batch)
