@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from sparseact import select
 from sparseact.engine import prompt
@@ -32,7 +33,7 @@ from sparseact.policies import (
     TopKNeurons,
     TopP,
 )
-from sparseact.testing import tiny_model, tiny_tokenizer
+from sparseact.testing import FAMILIES, tiny_model, tiny_tokenizer
 
 IDS = np.random.default_rng(0).integers(0, 64, 12).tolist()
 TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
@@ -356,19 +357,28 @@ def test_bytes_of_chosen_heads():
         assert "1.k" not in engine.gated_bytes()
 
 
+@pytest.mark.parametrize("head_dim", [16, 64])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "q8", "q4"])
-def test_weights_of_heads_that_the_prompt_chose_are_copied(dtype):
-    model, recipe = calibrated(Griffin(0.5, heads=1.0), "qwen3")
+def test_weights_of_heads_that_the_prompt_chose_are_copied(dtype, head_dim):
+    """Without loss where heads are whole blocks; else rounded again, 4 bits to 8."""
+    config = FAMILIES["qwen3"]()
+    config.head_dim = head_dim
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    recipe = Griffin(0.5, heads=1.0).calibrate(model, tiny_tokenizer(), TEXT)
+    exact = dtype in {"f32", "bf16"} or head_dim == 64
     with Engine.from_model(model, recipe, dtype=dtype, threads=1) as engine:
         engine.prefill(IDS)
         weights = engine._model
         for layer in range(3):
-            chosen = [16 * int(head) + j for head in engine._heads[layer, :2] for j in range(16)]
-            assert len(set(chosen)) == 32
+            chosen = [head_dim * int(head) + j for head in engine._heads[layer, :2] for j in range(head_dim)]
+            assert len(set(chosen)) == 2 * head_dim
             np.testing.assert_array_equal(weights.weight(f"{layer}.q.chosen"), weights.weight(f"{layer}.q")[chosen])
             columns, copied = weights.weight(f"{layer}.o")[:, chosen], weights.weight(f"{layer}.o.chosen")
-            atol = 0 if dtype in {"f32", "bf16"} else np.abs(columns).max() / 250
-            np.testing.assert_allclose(copied, columns, atol=atol)
+            np.testing.assert_allclose(copied, columns, atol=0 if exact else np.abs(columns).max() / 250)
+            sizes = [weights.arena.bytes_of(weights.numbers[f"{layer}.{name}"]) for name in ("o", "o.chosen")]
+            assert (sizes[1] == sizes[0] / 2) == (exact or dtype == "q8")
 
 
 def test_a_recipe_of_another_model_is_refused():

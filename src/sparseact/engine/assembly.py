@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sparseact.engine.architecture import Architecture
 from sparseact.engine.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
-from sparseact.engine.formats import F32, Floats, quantise
+from sparseact.engine.formats import BLOCK, F32, Floats, quantise
 from sparseact.engine.gating import MADE_BY, Gating
 from sparseact.engine.loading import Model, format_of, load_model
 from sparseact.engine.screening import SCREEN, room_for_screen
@@ -78,7 +78,8 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
 def _room_for_chosen(weights: Weights, dtype: str, name: str, selection: Selection) -> list[Linear]:
     """Linears for some neurons or heads, the inputs of linear `name`, which the prompt chooses."""
     outputs, inputs = weights.shape(name)
-    chosen = inputs // selection.group * selection.keep
+    size = inputs // selection.group
+    chosen = size * selection.keep
     layer, _, part = name.partition(".")
     rows = [
         Linear(f"{maker}.chosen", format_of(weights, maker, dtype), "panels", chosen, weights.shape(maker)[1])
@@ -87,7 +88,7 @@ def _room_for_chosen(weights: Weights, dtype: str, name: str, selection: Selecti
     ]
     form = format_of(weights, name, dtype)
     # Columns of different blocks are rounded anew; to 4 bits, that would show.
-    form = "q8" if form in {"q4", "q4m"} else form
+    form = "q8" if form in {"q4", "q4m"} and size % BLOCK else form
     return [*rows, Linear(f"{name}.chosen", form, "panels", outputs, chosen)]
 
 

@@ -1,20 +1,20 @@
 """Neurons and heads that a prompt chooses for the tokens that follow it (GRIFFIN): their weights are copied together.
 
-So they are read like a small dense matrix. Rows of gate, up and q are copied as they are, and columns of down and o where
-each weight is a number of its own (f32, bf16). Where 32 inputs share a scale, columns that come from different blocks
-cannot keep theirs: they are rounded anew, to 8 bits or better.
+So they are read like a small dense matrix. Rows of gate, up and q are copied as they are; columns of o too where a head
+is whole blocks of 32, and all columns where each weight is a number of its own (f32, bf16). Other columns come from
+blocks whose 32 inputs share a scale, and cannot keep theirs: they are rounded anew, to 8 bits or better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.arena import CODES, MINS, SCALES
-from sparseact.engine.formats import PANEL, Array, Floats, quantise
+from sparseact.engine.formats import BLOCK, PANEL, Array, Floats, quantise
 from sparseact.engine.gating import MADE_BY, Gating
 from sparseact.engine.loading import Model, joined
 from sparseact.engine.tables import BY_PROMPT
@@ -58,27 +58,29 @@ class PromptScores:
             for maker in (f"{layer}.{short}" for short in MADE_BY[part]):
                 if maker in model.numbers:
                     copy_rows(model, maker, inputs)
-            copy_columns(model, name, inputs)
+            if size % BLOCK == 0:
+                copy_blocks(model, name, inputs[::BLOCK] // BLOCK)
+            else:
+                copy_columns(model, name, inputs)
 
 
 def copy_rows(model: Model, name: str, rows: Array) -> None:
     """Copy rows of a linear in panels to the linear `name`.chosen, which has as many; the biases too."""
-    arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
-    shape, small = arena.linears[source].shape, arena.linears[target].shape
-    sizes = (CODES, shape.codes, small.codes), (SCALES, shape.scales, small.scales), (MINS, shape.mins, small.mins)
-    for field, size, room in sizes:
-        if size:
-            # Whatever the format, a panel is a list of 16 codes of 4 bytes, or 16 scales, one for each row.
-            unit = np.uint32 if field == CODES else np.uint16
-            read = arena.data[arena.table[source, field] :][:size].view(unit)
-            picked = read.reshape(shape.padded_outputs // PANEL, -1, PANEL)[rows // PANEL, :, rows % PANEL]
-            padded = np.zeros((small.padded_outputs, picked.shape[1]), unit)
-            padded[: len(rows)] = picked
-            panels = arena.data[arena.table[target, field] :][:room].view(unit).reshape(-1, picked.shape[1], PANEL)
-            panels[:] = padded.reshape(len(panels), PANEL, -1).swapaxes(1, 2)
+    for read, written in _parts(model, name):
+        picked = read[rows // PANEL, :, rows % PANEL]
+        padded = np.zeros((len(written) * PANEL, picked.shape[1]), picked.dtype)
+        padded[: len(rows)] = picked
+        written[:] = padded.reshape(len(written), PANEL, -1).swapaxes(1, 2)
     if f"{name}.bias" in model.offsets:
-        bias = model.vector(f"{name}.bias", arena.linears[source].outputs)
+        bias = model.vector(f"{name}.bias", model.arena.linears[model.numbers[name]].outputs)
         model.vector(f"{name}.chosen.bias", len(rows))[:] = bias[rows]
+
+
+def copy_blocks(model: Model, name: str, blocks: Array) -> None:
+    """Copy blocks of 32 columns of a linear in panels to the linear `name`.chosen, which has as many."""
+    for read, written in _parts(model, name):
+        size = written.shape[1] // len(blocks)
+        written.reshape(len(written), -1, size, PANEL)[:] = read.reshape(len(read), -1, size, PANEL)[:, blocks]
 
 
 def copy_columns(model: Model, name: str, columns: Array) -> None:
@@ -100,3 +102,20 @@ def copy_columns(model: Model, name: str, columns: Array) -> None:
     )
     new = np.arange(len(columns))
     written[:, new // width, :, new % width] = read[:, columns // width, :, columns % width]
+
+
+def _parts(model: Model, name: str) -> Iterator[tuple[Array, Array]]:
+    """Codes, scales and minimums of a linear in panels, and those of its `.chosen`: each [panels, numbers, 16 rows]."""
+    arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
+    shape, small = arena.linears[source].shape, arena.linears[target].shape
+    sizes = (CODES, shape.codes, small.codes), (SCALES, shape.scales, small.scales), (MINS, shape.mins, small.mins)
+    for field, size, room in sizes:
+        if size:
+            # Whatever the format, a panel is a list of 16 codes of 4 bytes, or 16 scales, one for each row.
+            unit = np.uint32 if field == CODES else np.uint16
+            read = arena.data[arena.table[source, field] :][:size].view(unit)
+            written = arena.data[arena.table[target, field] :][:room].view(unit)
+            yield (
+                read.reshape(shape.padded_outputs // PANEL, -1, PANEL),
+                written.reshape(small.padded_outputs // PANEL, -1, PANEL),
+            )
