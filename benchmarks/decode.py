@@ -1,4 +1,4 @@
-"""Tokens per second of this project's engine, transformers, llama.cpp and ik_llama.cpp, with their perplexity.
+"""Tokens per second of this project's engine, transformers and the engines of benchmarks/peers.txt, with perplexity.
 
 As `sparseact bench`, for more runners at once and for several numbers of threads; and rows are kept: rounds that are
 done are not done again. A row needs a perplexity that was checked in the same run.
@@ -6,9 +6,6 @@ done are not done again. A row needs a perplexity that was checked in the same r
     make bench-peers
     python benchmarks/decode.py --model smollm2 --text wikitext2-valid.txt --recipes runs/recipes/smollm2-*
     python benchmarks/decode_table.py
-
-onnxruntime-genai and openvino-genai are not among them: the first runs only models that its own tool has
-converted, the second has no adapter here yet.
 """
 
 from __future__ import annotations
@@ -40,6 +37,11 @@ RUNNERS = (
     "ik_llama.cpp:file+ub16",  # on some processors larger batches of Q4_1 are wrong; see docs/results/engine.md
     "ik_llama.cpp:q8_0+rtr",
     "ik_llama.cpp:q4_0+rtr",
+    "onnxruntime-genai:q8_0",
+    "onnxruntime-genai:q4_0",
+    "openvino-genai:file",
+    "openvino-genai:q8_0",
+    "openvino-genai:q4_0",
     "engine:f32",
     "engine:bf16",
     "engine:q8",

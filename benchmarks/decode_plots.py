@@ -20,6 +20,8 @@ LOOKS = {
     "transformers": ("#808080", "s"),
     "llama.cpp": ("#0086E3", "^"),
     "ik_llama.cpp": ("#2B8846", "D"),
+    "onnxruntime-genai": ("#8250C4", "v"),
+    "openvino-genai": ("#B4367A", "P"),
 }
 """Colour and marker by engine; sparse runs are hollow."""
 WIDTH, HEIGHT = 9.0, 7.0

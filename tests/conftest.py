@@ -45,6 +45,7 @@ def _write_tiny_gguf(path: Path) -> None:
     layers, hidden, width, heads, key_heads = 2, 64, 96, 4, 2
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *bytes_to_unicode().values(), "ĠĠ"]
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)  # openvino-genai asks for it
     writer.add_context_length(128)
     writer.add_embedding_length(hidden)
     writer.add_block_count(layers)

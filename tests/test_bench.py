@@ -73,6 +73,8 @@ def start(model="table", threads=1, **options):
         ("llama.cpp:q8_0", Spec("llama.cpp", "q8_0")),
         ("ik_llama.cpp:file+ub16", Spec("ik_llama.cpp", "file", ub=16)),
         ("ik_llama.cpp:q4_0+rtr+ub8", Spec("ik_llama.cpp", "q4_0", rtr=True, ub=8)),
+        ("onnxruntime-genai:q8_0", Spec("onnxruntime-genai", "q8_0")),
+        ("openvino-genai:file", Spec("openvino-genai", "file")),
         ("engine:q8+screen", Spec("engine", "q8", screen=True)),
         ("engine:q8@runs/teal+40", Spec("engine", "q8", recipe="runs/teal+40")),
     ],
@@ -92,6 +94,9 @@ def test_runners_are_read_and_named(text, spec):
         ("engine:q8+ub16", "engine has no option 'ub16'"),
         ("llama.cpp:q8_0+ub", "no option 'ub'"),
         ("ik_llama.cpp:q8_0@teal", "ik_llama.cpp runs no recipes"),
+        ("openvino-genai:q8_0@teal", "openvino-genai runs no recipes"),
+        ("openvino-genai:q8_0+ub16", "openvino-genai has no option 'ub16'"),
+        ("onnxruntime-genai:int8", "onnxruntime-genai:int8: unknown type 'int8'"),
     ],
 )
 def test_a_wrong_runner_is_refused_in_one_line(text, said):
@@ -275,9 +280,8 @@ def test_what_is_measured_beside_the_engine(tmp_path):
     (tmp_path / "recipe.json").write_text(
         '{"policy": "teal", "sparsity": 0.375, "meta": {"options": {"sparsity": 0.375, "greedy": true, "alpha": 0.5}}}'
     )
-    specs = runners(
-        ["q8", "file", "q8"], [str(tmp_path)], ["transformers", "ik_llama.cpp", "llama.cpp:q4_0"], screen=True
-    )
+    others = ["transformers", "ik_llama.cpp", "llama.cpp:q4_0", "onnxruntime-genai", "openvino-genai"]
+    specs = runners(["q8", "file", "q8"], [str(tmp_path)], others, screen=True)
     assert [str(spec) for spec in specs] == [
         "engine:q8",
         f"engine:q8@{tmp_path}",
@@ -290,9 +294,12 @@ def test_what_is_measured_beside_the_engine(tmp_path):
         "ik_llama.cpp:file",
         "ik_llama.cpp:file+ub16",
         "llama.cpp:q4_0",
+        "onnxruntime-genai:q8_0",
+        "openvino-genai:q8_0",
+        "openvino-genai:file",
     ]
     assert specs[1].label() == "engine:q8 teal 37.5% (greedy, alpha=0.5)"
-    assert specs[-2].label() == "ik_llama.cpp:file+ub16"
+    assert specs[-5].label() == "ik_llama.cpp:file+ub16"
 
 
 @pytest.mark.parametrize(
@@ -302,6 +309,7 @@ def test_what_is_measured_beside_the_engine(tmp_path):
         ((["q8"], ["nowhere"], []), "--recipe nowhere: no readable recipe.json"),
         ((["q8"], [], ["lama.cpp"]), "--against: unknown engine 'lama.cpp'. Did you mean llama.cpp?"),
         ((["q8"], [], ["llama.cpp:q9"]), "--against llama.cpp:q9: unknown type 'q9'"),
+        ((["file"], [], ["onnxruntime-genai"]), "--against onnxruntime-genai: it has none of the types file; name"),
     ],
 )
 def test_a_wrong_measurement_is_refused_in_one_line(arguments, said):

@@ -1,4 +1,4 @@
-"""Where engines stand and what they load: another Python for llama.cpp and ik_llama.cpp, GGUF files of every type."""
+"""Where engines stand and what they load: the peers' own Python, GGUF files of every type, what is made of those."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 
 import gguf
 
+from sparseact.bench.convert import convert
 from sparseact.bench.runner import Runner
-from sparseact.bench.spec import PEERS, Spec
+from sparseact.bench.spec import LLAMAS, PEERS, Spec
 from sparseact.errors import InputError
 from sparseact.files import write_atomically
 from sparseact.models import weights_path
@@ -50,8 +51,8 @@ class Setup:
 
     Attributes:
         model: a built-in name, a folder, a .gguf file or an id on the hub.
-        peers_python: the Python that has llama-cpp-python and ik-llama-cpp-python.
-        gguf_folder: keeps files of other types.
+        peers_python: the Python that has the packages of PEERS.
+        gguf_folder: keeps files of other types, and what is converted.
     """
 
     model: str
@@ -67,8 +68,8 @@ class Setup:
         """
         if spec.engine in PEERS:
             self.need(spec.engine)
-            path = self.gguf(spec.dtype)
-            python, model, size = self.peers_python, str(path), gguf_bytes(path)
+            size = gguf_bytes(self.gguf(spec.dtype))
+            python, model = self.peers_python, str(self.readable(spec))
         else:
             python, model, size = Path(sys.executable), self.model, None
         return Runner(spec, model, threads=threads, context=context, python=python, bytes_per_token=size, **options)
@@ -98,8 +99,23 @@ class Setup:
         """
         path = weights_path(self.model)
         if path.suffix != ".gguf":
-            raise InputError(f"--model {self.model}: llama.cpp and ik_llama.cpp need a GGUF file")
+            raise InputError(f"--model {self.model}: {', '.join(PEERS)} need a GGUF file")
         return path
+
+    def readable(self, spec: Spec) -> Path:
+        """What a peer loads: the GGUF file of the type, or what the engine's own tool makes of it.
+
+        Raises:
+            InputError: the model has no such file, or it cannot be made.
+            RunnerError: the engine cannot convert it.
+        """
+        source = self.gguf(spec.dtype)
+        if spec.engine in LLAMAS:
+            return source
+        target = self._kept(f"{spec.dtype}.{spec.engine}")
+        if not target.exists():
+            convert(spec, self.peers_python, source, target)
+        return target
 
     def gguf(self, dtype: str) -> Path:
         """The model in a GGUF file of a type, made by llama.cpp's quantiser if need be.
@@ -110,13 +126,18 @@ class Setup:
         shipped = self.shipped()
         if dtype == "file":
             return shipped
-        known = shipped.resolve()
-        mark = hashlib.sha256(f"{known} {known.stat().st_size} {known.stat().st_mtime_ns}".encode()).hexdigest()[:8]
-        target = self.gguf_folder / f"{shipped.stem}-{mark}.{dtype}.gguf"
+        target = self._kept(f"{dtype}.gguf")
         if not target.exists():
             self.need("llama.cpp")
             _requantise(self.peers_python, shipped, target, dtype)
         return target
+
+    def _kept(self, ending: str) -> Path:
+        """A name of what is made of the model's file, and of no other."""
+        shipped = self.shipped()
+        known = shipped.resolve()
+        mark = hashlib.sha256(f"{known} {known.stat().st_size} {known.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+        return self.gguf_folder / f"{shipped.stem}-{mark}.{ending}"
 
     @cached_property
     def _installed(self) -> frozenset[str]:

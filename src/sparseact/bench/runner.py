@@ -23,6 +23,8 @@ ADAPTERS: Final = {
     "transformers": "transformers_adapter.py",
     "llama.cpp": "llama_adapter.py",
     "ik_llama.cpp": "llama_adapter.py",
+    "onnxruntime-genai": "onnxruntime_adapter.py",
+    "openvino-genai": "openvino_adapter.py",
 }
 """The file that makes a worker's model of each engine."""
 
@@ -74,7 +76,7 @@ class Runner:
 
         Args:
             spec: what to run.
-            model: what the adapter takes: a name or folder, or a GGUF file.
+            model: what the adapter takes: a name, a folder or a GGUF file.
             threads: threads of everything that counts them.
             context: tokens that will be read at most.
             python: the Python that has the engine.

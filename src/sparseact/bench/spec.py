@@ -10,14 +10,23 @@ from typing import Any, Final, Self
 
 from sparseact.errors import InputError, unknown_name
 
-PEERS: Final = {"llama.cpp": "llama-cpp-python", "ik_llama.cpp": "ik-llama-cpp-python"}
-"""The package of each engine that reads GGUF files, and may stand in an environment of its own."""
+PEERS: Final = {
+    "llama.cpp": "llama-cpp-python",
+    "ik_llama.cpp": "ik-llama-cpp-python",
+    "onnxruntime-genai": "onnxruntime-genai",
+    "openvino-genai": "openvino-genai",
+}
+"""The package of each engine that runs what a GGUF file holds, and may stand in an environment of its own."""
+LLAMAS: Final = ("llama.cpp", "ik_llama.cpp")
+"""Those that read the file itself; for the others their own tools convert it."""
 _GGUF_TYPES = ("file", "f32", "bf16", "f16", "q8_0", "q4_0", "q4_1")
 TYPES: Final = {
     "engine": ("q8", "q4", "bf16", "f32", "file"),
     "transformers": ("f32", "bf16", "f16"),
     "llama.cpp": _GGUF_TYPES,
     "ik_llama.cpp": _GGUF_TYPES,
+    "onnxruntime-genai": ("f32", "q8_0", "q4_0"),
+    "openvino-genai": ("file", "f16", "q8_0", "q4_0", "q4_1"),
 }
 """The types that each engine is measured at; `file` is the GGUF file as it is shipped."""
 SAME_TYPE: Final = {"f32": "f32", "bf16": "bf16", "q8": "q8_0", "q4": "q4_1", "file": "file"}
@@ -75,7 +84,7 @@ class Spec:
         for found in options:
             if found == "rtr" and engine == "ik_llama.cpp":
                 read["rtr"] = True
-            elif found.startswith("ub") and found[2:].isdigit() and engine in PEERS:
+            elif found.startswith("ub") and found[2:].isdigit() and engine in LLAMAS:
                 read["ub"] = int(found[2:])
             elif found == "screen" and engine == "engine":
                 read["screen"] = True
@@ -110,12 +119,12 @@ def runners(
     Args:
         dtypes: types of the engine.
         recipes: folders.
-        against: names of other engines, each at the types that are the engine's; or runners, as
+        against: names of other engines, each at those of the types that it has; or runners, as
             `ik_llama.cpp:q4_0+rtr`.
         screen: the dense engine with a screened head too.
 
     Raises:
-        InputError: an unknown type or engine, or a folder without a recipe.
+        InputError: an unknown type or engine, an engine with none of the types, or a folder without a recipe.
     """
     dtypes = list(dict.fromkeys(dtypes))
     for dtype in dtypes:
@@ -136,7 +145,10 @@ def _others(name: str, dtypes: Sequence[str]) -> list[Spec]:
         return [Spec(name, dtype) for dtype in ("f32", "bf16") if dtype == "f32" or dtype in dtypes]
     if name not in PEERS:
         raise unknown_name("--against: unknown engine", name, ["transformers", *PEERS])
-    types = [SAME_TYPE[dtype] for dtype in dtypes]
+    types = [SAME_TYPE[dtype] for dtype in dtypes if SAME_TYPE[dtype] in TYPES[name]]
+    if not types:
+        known = ", ".join(f"{name}:{dtype}" for dtype in TYPES[name])
+        raise InputError(f"--against {name}: it has none of the types {', '.join(dtypes)}; name one of {known}")
     return [
         Spec.parse(f"{name}:{dtype}{options}", "--against")
         for dtype in types

@@ -94,7 +94,7 @@ class Group:
         return next(equal, None)
 
     def best_peer(self) -> Result | None:
-        """The best of llama.cpp and ik_llama.cpp."""
+        """The best of the other projects' engines; transformers is none."""
         return self.best(*PEERS)
 
     def dense(self, result: Result) -> Result | None:

@@ -37,7 +37,8 @@ def bench(
         recipe: A folder that calibrate wrote; may be given several times. The dense engine is always measured.
         dtype: Types of the engine's weights: q8, q4, bf16, f32, or file for the types that the file has.
         against: Other engines, at the same types: transformers (float32, and bfloat16 beside bf16), llama.cpp,
-            ik_llama.cpp. Or one of their types, as transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
+            ik_llama.cpp, onnxruntime-genai (q8, f32), openvino-genai (q8, q4, file). Or one of their types, as
+            transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
         screen: Measure the dense engine with a screened head too (see generate --screen).
         text: A txt, csv, jsonl or parquet file whose second half perplexity is measured on; by default the
             model's own answers to the built-in questions.
@@ -45,7 +46,7 @@ def bench(
         prompt_tokens: Tokens that are read before decoding.
         tokens: Tokens that are decoded.
         context: Tokens of the text that are read for perplexity, those of the prompt among them.
-        peers_python: The Python that has llama-cpp-python and ik-llama-cpp-python; by default that of
+        peers_python: The Python that has llama-cpp-python and the other engines' packages; by default that of
             .venv-peers if it is here, else this one.
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
