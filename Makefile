@@ -17,8 +17,9 @@ MEASURED := runs/bench
 RECIPES ?= $(LEVELS:%=$(MEASURED)/$(MODEL)-%)
 TEXT ?=
 OURS := engine:bf16 engine:q8 engine:file
-OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)/installed),llama.cpp:bf16 llama.cpp:q8_0 \
-  llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16)
+OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp:bf16 llama.cpp:q8_0 \
+  llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16 onnxruntime-genai:q8_0 \
+  openvino-genai:q8_0)
 
 .PHONY: help env demo test test-slow lint format bench bench-peers docs help-pages results clean
 
@@ -70,14 +71,19 @@ bench: env $(RECIPES:%=%/recipe.json)  ## measure attribution and the engine aga
 $(MEASURED)/$(MODEL)-%/recipe.json: | $(STAMP)
 	$(BIN)/sparseact calibrate --model $(MODEL) --sparsity $* --out $(@D)
 
-# Built for this processor. CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
-bench-peers: $(PEERS)/installed  ## build llama.cpp and ik_llama.cpp in .venv-peers, to measure beside them (long)
+# One by one, so that what cannot be had here stops none of the others; the same again tries only what failed.
+# CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
+bench-peers: $(PEERS)/installed  ## get the engines to measure beside ours in .venv-peers, two built from source (long)
 
-$(PEERS)/installed: benchmarks/peers.txt
+$(PEERS)/installed: benchmarks/peers.txt constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
-	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --no-binary llama-cpp-python,ik-llama-cpp-python -r benchmarks/peers.txt
+	@failed=; for package in $$(grep '^[a-z]' $<); do \
+	  echo "$$package"; \
+	  CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    --no-binary llama-cpp-python,ik-llama-cpp-python "$$package" || failed="$$failed $$package"; \
+	done; \
+	test -z "$$failed" || { echo "not installed:$$failed; the others are" >&2; exit 1; }
 	@touch $@
 
 docs: env help-pages  ## build the documentation in docs/_build/html
