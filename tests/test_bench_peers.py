@@ -49,7 +49,8 @@ def test_a_converted_model_is_that_of_its_file(name, tiny_gguf, tmp_path, text, 
         runner.prefill(text.ids[:8])
         assert runner.decode(6)[1] == first
         assert set(runner.versions) >= {spec.engine}
-        # The head is tied: 260 x 64 of it, two blocks of 64 x (64 + 32 + 32 + 64) + 3 x 64 x 96; a scale for 32 numbers.
+        # The head is tied: 260 x 64 of it, two blocks of 64 x (64 + 32 + 32 + 64) + 3 x 64 x 96; a scale for 32 weights
+        # of 8 bits, in float32.
         weights = 260 * 64 + 2 * (64 * 192 + 3 * 64 * 96)
         size = {"onnxruntime-genai:q8_0": weights * 36 / 32, "onnxruntime-genai:f32": 4 * weights}.get(name, 7.0)
         assert runner.usage()["bytes_per_token"] == size
