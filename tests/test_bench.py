@@ -130,20 +130,21 @@ def test_samples_that_shared_the_cores_are_told(wall, cpu, waited, threads, dist
 
 
 @pytest.mark.parametrize(
-    ("check", "said"),
+    ("check", "sparse", "said"),
     [
-        (Check(10.4, 10.0, 0.0), None),
-        (Check(10.6, 10.0, 0.0), "perplexity 10.6 where the reference has 10 (+6.0%)"),
-        (Check(9.4, 10.0, 0.0), "(-6.0%)"),  # too good is wrong as well
-        (Check(10.6, 10.0, 0.01), None),  # 5% and two standard errors
-        (Check(10.8, 10.0, 0.01), "(+8.0%)"),
-        (Check(11.6, 10.0, 0.3), "(+16.0%)"),  # however uncertain
-        (Check(math.nan, 10.0, math.inf), "perplexity nan"),
-        (Check(math.inf, 10.0, math.inf), "perplexity inf"),
+        (Check(10.4, 10.0, 0.0), False, None),
+        (Check(10.6, 10.0, 0.0), True, "perplexity 10.6 where the reference has 10 (+6.0%)"),
+        (Check(9.4, 10.0, 0.0), True, "(-6.0%)"),  # too good is wrong as well
+        (Check(10.6, 10.0, 0.01), True, None),  # 5% and two standard errors
+        (Check(10.6, 10.0, 0.01), False, "(+6.0%)"),  # a dense one's difference is the engine's doing
+        (Check(10.8, 10.0, 0.01), True, "(+8.0%)"),
+        (Check(11.6, 10.0, 0.3), True, "(+16.0%)"),  # however uncertain
+        (Check(math.nan, 10.0, math.inf), True, "perplexity nan"),
+        (Check(math.inf, 10.0, math.inf), True, "perplexity inf"),
     ],
 )
-def test_an_engine_whose_perplexity_is_off_is_refused(check, said):
-    refusal = check.refusal()
+def test_an_engine_whose_perplexity_is_off_is_refused(check, sparse, said):
+    refusal = check.refusal(sparse=sparse)
     assert refusal is None if said is None else said in refusal
 
 

@@ -58,12 +58,12 @@ class Check:
         error = statistics.stdev(apart) / math.sqrt(len(apart)) if all(map(math.isfinite, apart)) else math.inf
         return cls(perplexity(losses), perplexity(reference), error)
 
-    def refusal(self) -> str | None:
+    def refusal(self, *, sparse: bool = False) -> str | None:
         """Why the engine gets no row; None if the perplexity is right.
 
-        It may be off by 5%, and by two standard errors more, but not by more than 15%.
+        It may be off by 5%, that of a sparse model by two standard errors more, but not by more than 15%.
         """
-        allowed = min(TOLERANCE + 2 * self.error, MOST_TOLERANCE)
+        allowed = min(TOLERANCE + 2 * self.error, MOST_TOLERANCE) if sparse else TOLERANCE
         apart = self.perplexity / self.reference - 1
         if abs(apart) <= allowed:  # not NaN
             return None

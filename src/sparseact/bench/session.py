@@ -185,7 +185,8 @@ def admit(runner: Runner, work: Work, reference: Losses) -> Row:
     # Of a sparse engine: of the text's own tokens. A screen serves greedy tokens only.
     bytes_per_token = (usage if runner.spec.screen else runner.usage())["bytes_per_token"]
     checks = {"decode": decode, "prefill": Check.of(losses(runner, work, "prefill"), reference["prefill"])}
-    wrong = [f"{phase} {reason}" for phase, check in checks.items() if (reason := check.refusal())]
+    sparse = runner.spec.recipe is not None
+    wrong = [f"{phase} {reason}" for phase, check in checks.items() if (reason := check.refusal(sparse=sparse))]
     if runner.spec.screen:
         same = runner.agreement([*work.ids[: work.prompt], *found], prompt=work.prompt)
         if same < LEAST_AGREEMENT:
