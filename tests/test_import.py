@@ -38,6 +38,11 @@ def test_the_check_itself_notices_a_heavy_import():
     assert "numpy" in heavy_modules_after("import sparseact, numpy")
 
 
+def test_the_engine_reads_a_recipe_without_transformers():
+    """Which would take seconds at each load."""
+    assert "transformers" not in heavy_modules_after("import sparseact.engine.engine, sparseact.policies")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

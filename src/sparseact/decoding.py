@@ -11,10 +11,13 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
     """Run every prompt token but the last. ids: [batch, prompt_tokens], left-padded."""
+    from transformers import DynamicCache
+
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     prefix = Prefix(DynamicCache(config=model.config), mask, ids[:, -1:])
     if ids.shape[1] > 1:

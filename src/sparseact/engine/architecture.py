@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class Architecture:
         angles = positions[:, None] * np.asarray(self.frequencies, dtype=np.float32)[:, None, :]
         return np.cos(angles), np.sin(angles)
 
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that such a model can have, by canonical name; linears are [outputs, inputs].
 

@@ -96,12 +96,12 @@ def _gathers(gating: Gating, weights: Weights, name: str, dtype: str) -> bool:
     """Whether reading the columns that are on takes less time than a stream of all weights.
 
     Processors fetch a stream ahead by themselves; what is read out of order waits for memory. A column of n bytes was
-    seen to take the time of 1.2 n + 350 bytes of a stream (576, 1536, 3072 bytes at half density: 19, 25, 27 GB/s
-    against 36 on one thread, 28 to 32 against 42 on two). The columns of a head are streams, eight at a time, and take
+    seen to take the time of 1.35 n + 450 bytes of a stream (SmolLM2 at 40 and 50%, one and two threads: 576 bytes pay
+    from a level of .53 on, 1536 from .39, 3072 from .33). The columns of a head are streams, eight at a time, and take
     that of 1.5 n bytes (Gemma 3's at a density of .8 and .5: 1.21 and .77 of all in 8 bits; 49,152 rows: 1.29 and .85).
     """
     column = weights.shape(name)[0] * BYTES[format_of(weights, name, dtype)]
-    cost = 1.5 * column if name == weights.architecture.head else 1.2 * column + 350
+    cost = 1.5 * column if name == weights.architecture.head else 1.35 * column + 450
     return gating.choice != BY_INPUT or (1 - gating.level) * cost < column
 
 

@@ -365,7 +365,7 @@ def _run(sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> None:
 
 def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:
     """Norms, biases and learned positions by canonical name."""
-    shapes = architecture.shapes()
+    shapes = architecture.shapes
     wanted = {name: shapes[name] for name in model.offsets if name in shapes}
     return {name: model.vector(name, int(np.prod(shape))).reshape(shape) for name, shape in wanted.items()}
 

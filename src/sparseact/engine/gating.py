@@ -211,7 +211,7 @@ def _modules(architecture: Architecture) -> dict[str, list[str]]:
     """Canonical names of the linears by their module's name in transformers, without the path of the decoder."""
     naming = transformers_naming(architecture.family)
     modules: dict[str, list[str]] = {}
-    for name, shape in architecture.shapes().items():
+    for name, shape in architecture.shapes.items():
         layer, _, part = name.rpartition(".")
         if len(shape) == 2 and part in {"q", "k", "v", "o", "gate", "up", "down"}:
             modules.setdefault(naming.modules[part].format(layer), []).append(name)

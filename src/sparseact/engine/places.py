@@ -138,7 +138,7 @@ def find_places(
         UnsupportedModelError: the source has weights that the architecture has no use for.
     """
     prefix = _prefix(naming, shapes)
-    expected = architecture.shapes()
+    expected = architecture.shapes
     places = {}
     for name, shape in expected.items():
         place, rows = _place(name, architecture, naming, prefix)

@@ -67,7 +67,7 @@ class Forward:
     @classmethod
     def reading(cls, weights: Weights, replace: Replace | None = None) -> Forward:
         """A forward in float32 that reads each weight from its source when it needs it: the reference."""
-        shapes = weights.architecture.shapes()
+        shapes = weights.architecture.shapes
         vectors = {name: weights.floats(name) for name in weights.names if len(shapes[name]) == 1}
         if "positions" in weights:
             vectors["positions"] = weights.floats("positions")

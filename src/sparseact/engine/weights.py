@@ -55,7 +55,7 @@ class Weights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """[outputs, inputs] of a linear, [size] of a norm or a bias."""
-        return self.architecture.shapes()[name]
+        return self.architecture.shapes[name]
 
     def read(self, name: str, first: int = 0, last: int | None = None) -> Floats | Quantised:
         """Rows `first` to `last` of a tensor, as float32 or in the file's blocks where `formats` has them.

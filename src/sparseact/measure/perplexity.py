@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.data import shared_passages
 from sparseact.decoding import evaluation_mode
@@ -22,6 +21,8 @@ from sparseact.measure.windows import Phase, check_sizes, cut_text, read_one_by_
 from sparseact.sites import weight_bytes
 
 if TYPE_CHECKING:  # a policy's search for a level uses this ruler, so at run time imports go the other way
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from sparseact.policies import Recipe
     from sparseact.policies.density import Density
 

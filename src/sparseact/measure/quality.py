@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import log_softmax
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 ROWS_AT_ONCE = 2**24
 """Log-probabilities held at once while comparing."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 LOGITS_AT_ONCE = 2**24
 """Logits of one forward pass: where the vocabulary is large (Gemma: 262144) a window is read in pieces."""
@@ -82,7 +84,7 @@ def cut_text(
 
 def read_together(model: PreTrainedModel, window: Window) -> Iterator[Tensor]:
     """Logits [tokens, vocabulary] of the predicted tokens, piece by piece, all tokens of a piece at once."""
-    ids, cache = window.ids.to(model.device), DynamicCache(config=model.config)
+    ids, cache = window.ids.to(model.device), _empty_cache(model)
     for start, end in _pieces(model, window):
         wanted = end - max(start, window.first - 1)
         output = model(ids[:, start:end], past_key_values=cache, use_cache=True, logits_to_keep=max(wanted, 1))
@@ -92,7 +94,7 @@ def read_together(model: PreTrainedModel, window: Window) -> Iterator[Tensor]:
 
 def read_one_by_one(model: PreTrainedModel, window: Window) -> Iterator[Tensor]:
     """The same logits when the predicted tokens are decoded after the others."""
-    ids, cache = window.ids.to(model.device), DynamicCache(config=model.config)
+    ids, cache = window.ids.to(model.device), _empty_cache(model)
     first = window.first - 1  # reading this token predicts the first one
     if first:
         model(ids[:, :first], past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -111,3 +113,9 @@ def _pieces(model: PreTrainedModel, window: Window) -> list[tuple[int, int]]:
     inputs = window.ids.shape[1] - 1  # nothing is predicted after the last token
     parts = -(-inputs // at_once)
     return list(pairwise(inputs * part // parts for part in range(parts + 1)))
+
+
+def _empty_cache(model: PreTrainedModel) -> DynamicCache:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)

@@ -7,12 +7,15 @@ norm before it and tied embeddings too. Linears that read the same input share o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sparseact.sites import Site, dissect
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DAMPING = 0.01
 """Share of the mean variance added to every direction, as in LaRoSA's code."""

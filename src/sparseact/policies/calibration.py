@@ -6,11 +6,10 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import sparseact
 from sparseact.data import sketch_passages
@@ -24,6 +23,9 @@ from sparseact.policies.recipe import Recipe, fingerprint
 from sparseact.policies.runtime import run_sparse
 from sparseact.policies.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, Sample, cut_windows, take_sample
 from sparseact.sites import Site, skip_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REFITS = 2
 """Times that the selectors are fitted again on the inputs of the sparse model: what is dropped upstream

@@ -8,9 +8,7 @@ it is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.budget import uniform
 from sparseact.policies.calibration import calibrate_gates
@@ -19,6 +17,9 @@ from sparseact.policies.neurons import find_neurons
 from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.select import Threshold
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.policies.calibration import calibrate_gates
 from sparseact.policies.gate import Gate
@@ -25,6 +24,9 @@ from sparseact.policies.sample import Sample
 from sparseact.policies.weights import column_norms, weight_of
 from sparseact.select import Threshold, quantile
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LEVELS = torch.linspace(0, 1, 41, dtype=torch.float64)
 """Levels at which a layer's CETT is measured; between them it is interpolated."""

@@ -8,10 +8,7 @@ Sparsification", arXiv 2409.01366: |act(gate_i)| > sqrt(T / E[up_i^2]). Its atte
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.budget import uniform
 from sparseact.policies.calibration import calibrate_gates
@@ -22,6 +19,10 @@ from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
 from sparseact.select import Threshold
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ regression in closed form, and it reads its own layer's input, not the one of th
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.policies.budget import uniform
@@ -27,6 +26,9 @@ from sparseact.policies.sample import Sample
 from sparseact.policies.weights import column_norms
 from sparseact.select import TopK, topk_mask
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TARGETS = ("activation", "attribution")
 RIDGE = 1.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Clock
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Density:

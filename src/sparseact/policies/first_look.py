@@ -12,10 +12,9 @@ that stay on. What the look reads is used again, so a guess costs nothing for a 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.errors import InputError
 from sparseact.policies.budget import uniform
@@ -28,6 +27,9 @@ from sparseact.policies.sample import Sample
 from sparseact.policies.weights import column_norms
 from sparseact.select import TopK, keep_count, topk_mask
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

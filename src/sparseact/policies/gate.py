@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers.activations import ACT2FN
 
 from sparseact.select import Selector, topk_mask
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 TENSORS = ("scale", "shift", "basis", "low_rank", "predictor", "guess_error")
 """Attributes of a gate that are a tensor or several."""
@@ -44,7 +45,7 @@ class Signal:
         """The signal [..., units] in that linear's output."""
         index, parts = self.part
         value = output.chunk(parts, dim=-1)[index]
-        return ACT2FN[self.activation](value) if self.activation else value
+        return _activations()[self.activation](value) if self.activation else value
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,10 @@ class Gate:
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
+
+
+def _activations() -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """By transformers' names; imported late, for the engine reads recipes without transformers."""
+    from transformers.activations import ACT2FN
+
+    return ACT2FN

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from sparseact.data import check_context, encode_prompt
 from sparseact.decoding import evaluation_mode, stop_tokens
@@ -18,6 +17,9 @@ from sparseact.models.quiet import quiet
 from sparseact.policies.density import Density
 from sparseact.policies.recipe import Recipe
 from sparseact.sites import weight_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def generate_text(
@@ -48,6 +50,8 @@ def generate_text(
     Raises:
         InputError: an option is out of range, the prompt does not fit, or the recipe is another model's.
     """
+    from transformers import StoppingCriteriaList
+
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     watch = _Watch(TextStream(tokenizer, stop, on_text))
     ids = encode_prompt(tokenizer, prompt, chat=chat).to(model.device)
@@ -102,7 +106,7 @@ def _density_by_layer(density: Density) -> dict[str, float]:
     return {layer: 1 - off[layer] / gated[layer] for layer in gated}
 
 
-class _Watch(StoppingCriteria):
+class _Watch:
     """Hands each new token to the stream and ends the text at a stop string.
 
     A streamer of transformers would get the tokens after it was decided whether to go on.

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from sparseact.decoding import evaluation_mode
 from sparseact.policies.gate import Gate
 from sparseact.policies.sample import SINK_POSITIONS, Sample
 from sparseact.select import Selector
 from sparseact.sites import Site, on_units
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STEP = 0.01
 """Share of a block's bytes that one step gives away. A block is run (target / STEP) * linears times."""

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.errors import InputError
 from sparseact.policies.budget import uniform, whole_heads
@@ -24,6 +22,9 @@ from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.select import TopK
 from sparseact.sites import find_sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

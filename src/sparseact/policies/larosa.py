@@ -7,10 +7,7 @@ arXiv 2507.01299.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.basis import pca_basis, shared_inputs
 from sparseact.policies.budget import type_split
@@ -21,6 +18,10 @@ from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
 from sparseact.select import TopK
 from sparseact.sites import Site, find_channels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from sparseact.errors import InputError
 from sparseact.measure import evaluate
 from sparseact.policies.policy import Policy
 from sparseact.policies.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CALIBRATION_SHARE = 0.75
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact import select
 from sparseact.errors import InputError
@@ -21,6 +19,9 @@ from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
 from sparseact.policies.weights import column_norms
 from sparseact.sites import Site, find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

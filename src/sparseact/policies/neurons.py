@@ -9,16 +9,18 @@ here, and up stands for 0 bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sparseact.errors import UnsupportedModelError
 from sparseact.policies.gate import Signal
 from sparseact.sites import Site, dissect, find_channels, find_sites
 from sparseact.sites.layouts import linear_shape, row_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Part = Literal["gate", "up", "down"]
 

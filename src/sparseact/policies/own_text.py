@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.data import builtin_questions, encode_prompt
 from sparseact.decoding import evaluation_mode, pad_left, stop_tokens
 from sparseact.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 QUESTIONS_AT_ONCE = 8
 ANSWER_TOKENS = 128

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Budget = Callable[[Sequence[Gate], Sample, float], dict[Site, float]]
 """Sparsity by site from the gates, the calibration sample and the target."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.errors import InputError
 from sparseact.policies.calibration import calibrate_gates
@@ -23,6 +22,9 @@ from sparseact.policies.sample import Sample
 from sparseact.policies.weights import weight_of
 from sparseact.select import Threshold
 from sparseact.sites import Site, find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from sparseact.errors import InputError
 from sparseact.files import write_atomically
@@ -23,6 +22,9 @@ from sparseact.policies.phases import Phases
 from sparseact.policies.runtime import run_sparse
 from sparseact.select import selector_from_json, selector_to_json
 from sparseact.sites import Site, refuse_compiled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VERSION = 1
 TUPLES = {"low_rank": 2, "predictor": 3}

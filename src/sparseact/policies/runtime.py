@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from sparseact.errors import InputError, SparseactError
 from sparseact.policies.density import Density
 from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Clock, Phases, read_clock
 from sparseact.sites import Site, on_units, weight_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.decoding import evaluation_mode
 from sparseact.errors import InputError
 from sparseact.sites import Site, capture, skip_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SINK_POSITIONS = 8
 """Positions at the start of a window that a sample leaves out: attention sinks, whose activations and

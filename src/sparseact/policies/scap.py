@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.errors import unknown_name
 from sparseact.policies.budget import uniform
@@ -23,6 +22,9 @@ from sparseact.policies.recipe import Recipe
 from sparseact.policies.sample import Sample
 from sparseact.select import Threshold
 from sparseact.sites import Site, find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CANDIDATES = 64
 """Quantiles of a channel among which the peak of its density is looked for."""

@@ -8,9 +8,7 @@ where it costs least. What is dropped is worth its median, which costs a bias an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.budget import least_loss
 from sparseact.policies.calibration import calibrate_gates
@@ -19,6 +17,9 @@ from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.select import Threshold
 from sparseact.sites import find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ be hard (x is kept, not x - threshold), and the multiplier is measured, because 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact import select
 from sparseact.policies.budget import uniform
@@ -18,6 +16,9 @@ from sparseact.policies.gate import Gate
 from sparseact.policies.phases import Phases
 from sparseact.policies.recipe import Recipe
 from sparseact.sites import find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.budget import uniform
 from sparseact.policies.calibration import calibrate_gates, read_text
@@ -20,6 +18,9 @@ from sparseact.policies.policy import Budget
 from sparseact.policies.recipe import Recipe
 from sparseact.select import Threshold
 from sparseact.sites import find_channels
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from sparseact.sites import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def weight_of(model: PreTrainedModel, site: Site) -> Tensor:
     """The weight [outputs, inputs] of a site's linear, float32 on the CPU."""
+    from transformers.pytorch_utils import Conv1D
+
     linear = model.get_submodule(site.module)
     weight = linear.weight.detach()
     assert isinstance(weight, Tensor)

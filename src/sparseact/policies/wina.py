@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, ClassVar
 
 from sparseact.policies.basis import shared_inputs, svd_basis
 from sparseact.policies.budget import uniform
@@ -22,6 +19,10 @@ from sparseact.policies.sample import Sample
 from sparseact.policies.weights import weight_of
 from sparseact.select import TopK
 from sparseact.sites import Site, find_channels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RELEASED = ("k_proj", "gate_proj", "qkv_proj", "gate_up_proj")
 """Linears whose inputs the released code weighs; for the others it takes |x|."""

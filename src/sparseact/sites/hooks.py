@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from sparseact.errors import InputError, SparseactError
 from sparseact.sites.site import Site
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OnUnits = Callable[[Site, Tensor], Tensor]
 """Takes a site and its units' outputs [batch, tokens, units, unit_size]; returns what replaces them."""

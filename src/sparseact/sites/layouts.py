@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from sparseact.errors import UnsupportedModelError, unknown_name
 from sparseact.sites.site import Site, UnitKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 UNITS: dict[str, tuple[UnitKind, ...]] = {
     "mlp": ("mlp",),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UnitKind = Literal["mlp", "heads", "channels"]
 """`mlp`: one unit is a neuron (one input of the down projection); `heads`: one unit is an
