@@ -13,6 +13,7 @@ DEMO := demo
 # text whose second half perplexity is measured on; without one it is the model's own answers.
 MODEL ?= smollm2
 LEVELS ?= 0.25
+ROUNDS ?= 3
 MEASURED := runs/bench
 RECIPES ?= $(LEVELS:%=$(MEASURED)/$(MODEL)-%)
 TEXT ?=
@@ -65,20 +66,22 @@ bench: env $(RECIPES:%=%/recipe.json)  ## measure attribution and the engine aga
 	$(BIN)/python benchmarks/attribution.py
 	rm -f $(MEASURED)/$(MODEL).jsonl
 	$(BIN)/python benchmarks/decode.py --model $(MODEL) $(if $(TEXT),--text $(TEXT)) --runners $(OTHERS) $(OURS) \
-	  --recipes $(RECIPES) --rounds 3 --context 320 --tokens 48 --out $(MEASURED)/$(MODEL).jsonl
+	  --recipes $(RECIPES) --rounds $(ROUNDS) --context 320 --tokens 48 --out $(MEASURED)/$(MODEL).jsonl
 	$(BIN)/python benchmarks/bounds.py $(MEASURED)/$(MODEL).jsonl --disturbed --exact
 
 $(MEASURED)/$(MODEL)-%/recipe.json: | $(STAMP)
 	$(BIN)/sparseact calibrate --model $(MODEL) --sparsity $* --out $(@D)
 
 # One by one, so that what cannot be had here stops none of the others; the same again tries only what failed.
-# CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
+# CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too. Of ik_llama.cpp only the libraries are
+# built: its published source lacks a file that its other targets want.
 bench-peers: $(PEERS)/installed  ## get the engines to measure beside ours in .venv-peers, two built from source (long)
 
 $(PEERS)/installed: benchmarks/peers.txt constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@failed=; for package in $$(grep '^[a-z]' $<); do \
 	  echo "$$package"; \
+	  case "$$package" in ik-*) export SKBUILD_BUILD_TARGETS='llama;ggml';; *) unset SKBUILD_BUILD_TARGETS;; esac; \
 	  CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
 	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	    --no-binary llama-cpp-python,ik-llama-cpp-python "$$package" || failed="$$failed $$package"; \
