@@ -73,19 +73,19 @@ $(MEASURED)/$(MODEL)-%/recipe.json: | $(STAMP)
 	$(BIN)/sparseact calibrate --model $(MODEL) --sparsity $* --out $(@D)
 
 # One by one, so that what cannot be had here stops none of the others; the same again tries only what failed.
-# CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too. Of ik_llama.cpp only the libraries are
-# built: its published source lacks a file that its other targets want.
+# CMAKE_BUILD_PARALLEL_LEVEL=1 where memory is short or others work here too.
 bench-peers: $(PEERS)/installed  ## get the engines to measure beside ours in .venv-peers, two built from source (long)
 
 $(PEERS)/installed: benchmarks/peers.txt constraints.txt
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@failed=; for package in $$(grep '^[a-z]' $<); do \
 	  echo "$$package"; \
-	  case "$$package" in ik-*) export SKBUILD_BUILD_TARGETS='llama;ggml';; *) unset SKBUILD_BUILD_TARGETS;; esac; \
 	  CMAKE_ARGS='-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_RPATH=$$ORIGIN' \
 	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    --no-binary llama-cpp-python,ik-llama-cpp-python "$$package" || failed="$$failed $$package"; \
+	    --no-binary llama-cpp-python "$$package" || failed="$$failed $$package"; \
 	done; \
+	benchmarks/build_ik_llama.sh $(PEERS)/bin/python $$(sed -n 's/^ik-llama-cpp-python==//p' $<) \
+	  || failed="$$failed ik_llama.cpp's-libraries"; \
 	test -z "$$failed" || { echo "not installed:$$failed; the others are" >&2; exit 1; }
 	@touch $@
 
