@@ -1,7 +1,7 @@
 """How fast the compiled kernels read weights from memory: GB/s on one thread, by format, layout and density.
 
-    python benchmarks/kernels.py [--megabytes 400] [--inputs 576] [--rows 3072]
-    python benchmarks/kernels.py --inputs 640 --rows 262144 --layouts panels,columns,long   # a head
+    python benchmarks/kernel_bandwidth.py [--megabytes 400] [--inputs 576] [--rows 3072]
+    python benchmarks/kernel_bandwidth.py --inputs 640 --rows 262144 --layouts panels,columns,long   # a head
 
 Each call reads other weights than the calls before it, out of more than the caches hold. A call is
 counted if its thread had the processor all the time (CPU time against wall time); of those, the table
