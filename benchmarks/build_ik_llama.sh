@@ -6,6 +6,9 @@
 #     benchmarks/build_ik_llama.sh .venv-peers/bin/python 0.1.5
 set -euo pipefail
 python=$1 version=$2
+place=$("$python" -c 'import importlib.util; print(importlib.util.find_spec("ik_llama_cpp").submodule_search_locations[0])')
+built=$place/lib/built-$version
+if [[ -e $built ]]; then exit; fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest "$work" \
@@ -15,8 +18,8 @@ cmake -S "$work"/*/vendor/ik_llama.cpp -B "$work/build" -DCMAKE_BUILD_TYPE=Relea
   -DBUILD_SHARED_LIBS=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
   -DCMAKE_INSTALL_RPATH='$ORIGIN' -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON >"$work/log"
 cmake --build "$work/build" --target llama --parallel "${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}" >>"$work/log"
-place=$("$python" -c 'import importlib.util; print(importlib.util.find_spec("ik_llama_cpp").submodule_search_locations[0])')
 for library in libggml.so libllama.so; do
   cp "$(find "$work/build" -name "$library" | head -n 1)" "$place/lib/.$library"
   mv "$place/lib/.$library" "$place/lib/$library"
 done
+touch "$built"

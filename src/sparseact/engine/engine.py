@@ -196,12 +196,12 @@ class Engine:
         Raises:
             InputError: a token outside the vocabulary, or no room in the context.
         """
-        (checked,) = checked_tokens([token], self.architecture.vocabulary)
+        (wanted,) = checked_tokens([token], self.architecture.vocabulary).tolist()
         if self._by_prompt and self.position == 0 and not self.lossless:
-            return self.prefill([int(checked)])
+            return self.prefill([wanted])
         self._need_room(1)
         self._run_chosen()
-        self._run(int(checked))
+        self._run(wanted)
         if self._speculation is not None:
             return self._speculation.logits(self.architecture.vocabulary)
         return self._buffers.logits[0, : self.architecture.vocabulary].copy()
