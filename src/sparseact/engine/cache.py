@@ -12,12 +12,18 @@ from typing import Any, TypeVar, cast
 import platformdirs
 from numba import config, njit
 
+import sparseact
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Sums are added as they are written: the same numbers come out wherever LLVM inlines a function, on every processor
 # (`sums` and `simd` add 16 at a time). Arrays are not counted: a view would cost an atomic addition, for which
 # threads fight. So nothing may be allocated there.
 _OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+
+
+_COMPILED = re.compile(r"^@(?:compiled|inner|operation)\b", re.MULTILINE)
+_IMPORT = re.compile(r"^\s*from (sparseact[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 
 def compiled(function: Function) -> Function:
@@ -64,18 +70,29 @@ def _folder() -> Path | None:
     return folder
 
 
-def _digest() -> str:
-    """Names the state of the sources that compiled code is made of: its files and all that they import."""
-    home = Path(__file__).parent
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in home.glob("*.py")}
-    wanted: set[str] = set()
-    ahead = [name for name, text in texts.items() if "@compiled" in text or "@inner" in text]
+def _digest(home: Path = Path(sparseact.__file__).parent) -> str:
+    """Names the state of the sources that compiled code is made of: its files and all that they import.
+
+    Args:
+        home: the package's folder.
+    """
+    ahead = [path for path in home.glob("engine/**/*.py") if _COMPILED.search(path.read_text(encoding="utf-8"))]
+    texts: dict[Path, str] = {}
     while ahead:
-        name = ahead.pop()
-        if name not in wanted:
-            wanted.add(name)
-            ahead += [other for other in re.findall(r"sparseact\.engine\.(\w+)", texts[name]) if other in texts]
+        path = ahead.pop()
+        if path not in texts:
+            texts[path] = path.read_text(encoding="utf-8")
+            ahead += _imported(texts[path], home)
     digest = hashlib.sha256()
-    for name in sorted(wanted):
-        digest.update(f"{name}\0{texts[name]}\0".encode())
+    for path in sorted(texts):
+        digest.update(f"{path.relative_to(home)}\0{texts[path]}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _imported(text: str, home: Path) -> list[Path]:
+    """The package's own files that a source imports; of `from a.b import c`, that of a.b and, if it is one, of a.b.c."""
+    names = []
+    for package, imported in _IMPORT.findall(text):
+        names += [package, *(f"{package}.{name}" for name in re.findall(r"\w+", imported))]
+    stems = {home.joinpath(*name.split(".")[1:]) for name in names}
+    return [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()]
