@@ -26,12 +26,12 @@ from transformers import PreTrainedModel
 
 import sparseact as sa
 from loops import cached_loop, published_magnitude, published_site, uncut_pass
+from sparseact.attribution import attribute_in_one_pass, make_metric, score_sites
 from sparseact.data import encode_prompt, load_prompts
-from sparseact.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.environment import describe
-from sparseact.scores import attribute_in_one_pass, make_metric, score_sites
-from sparseact.select import topk_mask
+from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
+from sparseact.recipes.selectors import topk_mask
 from sparseact.sites import Site, find_sites
+from sparseact.utils.environment import describe
 
 T = TypeVar("T")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -18,7 +18,7 @@ import sparseact as sa
 from sparseact.bench.rates import Spread
 from sparseact.bench.spec import SAME_TYPE
 from sparseact.bench.summary import Group, Result, summarise
-from sparseact.decoding import decode_greedily, prefill
+from sparseact.masked.decoding import decode_greedily, prefill
 
 SAME = {"bf16": 1.0, "q8": 1.1, "file": 1.5}
 """Tokens per second over llama.cpp's at the same type; `file` where that is Q4_1, as SmolLM2's."""

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparseact.environment import describe
 from sparseact.policies import POLICIES
+from sparseact.utils.environment import describe
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from sparseact.bench.rates import Spread
 from sparseact.bench.summary import Group, Result
-from sparseact.files import write_atomically
+from sparseact.utils.files import write_atomically
 
 LOOKS = {
     "engine": ("#E0670A", "o"),

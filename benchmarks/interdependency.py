@@ -13,8 +13,8 @@ import argparse
 import torch
 
 import sparseact as sa
+from sparseact.attribution import Interdependency, measure_interdependency
 from sparseact.data import load_prompts
-from sparseact.scores import Interdependency, measure_interdependency
 
 METRICS = ("gxo", "corrected-gxo", "magnitude", "random")
 

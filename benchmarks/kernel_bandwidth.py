@@ -20,13 +20,14 @@ import llvmlite
 import numba
 import numpy as np
 
-from sparseact.engine.arena import CODES, MINS, SCALES, Arena, Linear
-from sparseact.engine.columns import axpy_columns
-from sparseact.engine.formats import FORMATS, PANEL, shape_of
-from sparseact.engine.inputs import quantise_input
-from sparseact.engine.long_columns import axpy_long_columns
-from sparseact.engine.panels import dot_panels
-from sparseact.engine.rows import dot_rows
+from sparseact.engine.kernels.axpy_columns import axpy_columns
+from sparseact.engine.kernels.axpy_long_columns import axpy_long_columns
+from sparseact.engine.kernels.gemv_panels import dot_panels
+from sparseact.engine.kernels.gemv_rows import dot_rows
+from sparseact.engine.quant.activations import quantise_input
+from sparseact.engine.quant.arena import CODES, MINS, SCALES, Arena, Linear
+from sparseact.engine.quant.layouts import PANEL, shape_of
+from sparseact.models.formats import FORMATS
 
 DENSITIES = (1.0, 0.75, 0.5, 0.25)
 UNDISTURBED = 0.97

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
-from sparseact.decoding import prefill, teacher_force
-from sparseact.scores import make_metric, score_sites
+from sparseact.attribution import make_metric, score_sites
+from sparseact.masked.decoding import prefill, teacher_force
 from sparseact.sites import Site, capture
 
 CORRECTION = 0.5

@@ -24,15 +24,15 @@ from transformers import PreTrainedModel
 
 import sparseact as sa
 from oracle_to_runtime_rules import Method, Rule, rules
+from sparseact.attribution import attribute_in_one_pass, make_metric, score_sites
+from sparseact.calibration.fit import read_text
+from sparseact.calibration.neurons import Neurons, find_neurons
+from sparseact.calibration.sample import take_sample
 from sparseact.data import encode_prompt, load_prompts, load_text
-from sparseact.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.measure import compare, second_choices
+from sparseact.evaluation import compare, second_choices
+from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
 from sparseact.policies import write_text
-from sparseact.policies.calibration import read_text
-from sparseact.policies.neurons import Neurons, find_neurons
-from sparseact.policies.sample import take_sample
-from sparseact.scores import attribute_in_one_pass, make_metric, score_sites
-from sparseact.select import keep_count, ranks
+from sparseact.recipes.selectors import keep_count, ranks
 from sparseact.sites import Site, on_units, weight_bytes
 
 LEVELS = (0.5, 0.7, 0.8)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sparseact.calibration.neurons import Neurons
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import column_norms
 from sparseact.policies.deja_vu import reduced_rank_regression
-from sparseact.policies.gate import Signal
-from sparseact.policies.neurons import Neurons
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms
-from sparseact.select import topk_mask
+from sparseact.recipes.gate import Signal
+from sparseact.recipes.selectors import topk_mask
 from sparseact.sites import Site
 
 Rule = Callable[[Neurons, Tensor, Tensor], Tensor]

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 import sparseact as sa
+from sparseact.calibration.own_text import write_text
 from sparseact.data import load_text
-from sparseact.environment import describe
 from sparseact.errors import InputError
-from sparseact.measure import evaluate
+from sparseact.evaluation import evaluate
 from sparseact.policies import POLICIES, make_policy
-from sparseact.policies.own_text import write_text
+from sparseact.utils.environment import describe
 
 LEVELS = (0.1, 0.25, 0.4, 0.5, 0.7)
 

@@ -14,12 +14,12 @@ from itertools import product
 import torch
 
 import sparseact as sa
+from sparseact.attribution import attribute_in_one_pass
+from sparseact.attribution.methods.corrected_gxo import CorrectedGxO
 from sparseact.data import encode_prompt, load_prompts
-from sparseact.decoding import decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.measure import compare, second_choices
-from sparseact.scores import attribute_in_one_pass
-from sparseact.scores.corrected_gxo import CorrectedGxO
-from sparseact.select import keep_count, ranks
+from sparseact.evaluation import compare, second_choices
+from sparseact.masked.decoding import decode_greedily, prefill, stop_tokens, teacher_force
+from sparseact.recipes.selectors import keep_count, ranks
 from sparseact.sites import find_sites, on_units
 
 SCALES = (1, 2, 4, 6, 8, 12, 16, 24)

@@ -8,43 +8,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparseact.attribution import Scores as Scores
+    from sparseact.attribution import attribute as attribute
     from sparseact.engine.engine import Engine as Engine
     from sparseact.errors import InputError as InputError
     from sparseact.models import load as load
     from sparseact.policies import Recipe as Recipe
     from sparseact.policies import load_recipe as load_recipe
-    from sparseact.scores import Scores as Scores
-    from sparseact.scores import attribute as attribute
 
 __version__ = "0.1.0"
 
 _HOME_OF_NAME = {
     "Engine": "sparseact.engine.engine",
     "InputError": "sparseact.errors",
-    "Scores": "sparseact.scores",
-    "attribute": "sparseact.scores",
+    "Scores": "sparseact.attribution",
+    "attribute": "sparseact.attribution",
     "Recipe": "sparseact.policies",
     "load": "sparseact.models",
     "load_recipe": "sparseact.policies",
 }
-_MODULES = frozenset(
-    {
+_MODULES = {
+    name: f"sparseact.{name}"
+    for name in (
+        "attribution",
+        "calibration",
         "data",
         "engine",
-        "environment",
         "errors",
-        "files",
+        "evaluation",
         "generation",
-        "measure",
         "models",
         "policies",
+        "recipes",
         "report",
-        "scores",
-        "select",
         "sites",
         "sweep",
-    }
-)
+    )
+} | {"select": "sparseact.recipes.selectors"}
 
 __all__ = ["Engine", "InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME_OF_NAME:
         return getattr(import_module(_HOME_OF_NAME[name]), name)
     if name in _MODULES:
-        return import_module(f"sparseact.{name}")
+        return import_module(_MODULES[name])
     raise AttributeError(f"module 'sparseact' has no attribute {name!r}")
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import sparseact
 from sparseact.engine.engine import Engine
-from sparseact.environment import installed_versions
+from sparseact.utils.environment import installed_versions
 
 Logits = NDArray[np.float32]
 

@@ -15,9 +15,9 @@ from sparseact.bench.session import References, Row, Work, check_all, time_all
 from sparseact.bench.spec import Spec
 from sparseact.bench.summary import Group, summarise
 from sparseact.data import load_text
-from sparseact.environment import describe
 from sparseact.models import load, load_tokenizer
 from sparseact.policies import write_text
+from sparseact.utils.environment import describe
 
 
 def read_work(model: str, text: str | None, *, context: int, prompt: int, tokens: int, seed: int) -> Work:

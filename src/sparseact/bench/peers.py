@@ -17,9 +17,9 @@ from sparseact.bench.convert import convert
 from sparseact.bench.runner import Runner
 from sparseact.bench.spec import LLAMAS, PEERS, Spec
 from sparseact.errors import InputError
-from sparseact.files import write_atomically
 from sparseact.models import weights_path
 from sparseact.models.builtin import cache_folder
+from sparseact.utils.files import write_atomically
 
 BUILT = Path(".venv-peers/bin/python")
 """Where `make bench-peers` of a checkout puts them."""

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
-from sparseact.engine.loading import load_model as load_weights
-from sparseact.engine.weights import open_weights
-from sparseact.environment import installed_versions
+from sparseact.engine.load.load_model import load_model as load_weights
 from sparseact.models import load as load_model
 from sparseact.models import weights_path
+from sparseact.models.weights import open_weights
 from sparseact.policies import load_recipe
 from sparseact.sites import weight_bytes
+from sparseact.utils.environment import installed_versions
 
 Logits = NDArray[np.float32]
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}

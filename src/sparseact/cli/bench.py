@@ -60,7 +60,7 @@ def bench(
         from sparseact.bench.measure import measure, read_work
         from sparseact.bench.peers import setup
         from sparseact.bench.report import as_rows, as_text
-        from sparseact.environment import usable_cores
+        from sparseact.utils.environment import usable_cores
 
         where = setup(model, peers_python, specs)
         work = read_work(model, text, context=context, prompt=prompt_tokens, tokens=tokens, seed=shared.seed)

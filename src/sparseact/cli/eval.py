@@ -45,7 +45,7 @@ def evaluate(
         raise InputError("--text or --tasks: say what to measure on")
     with shared.session():
         from sparseact.data import load_text
-        from sparseact.measure import evaluate
+        from sparseact.evaluation import evaluate
         from sparseact.models import load
         from sparseact.policies import load_recipe
 
@@ -73,7 +73,7 @@ def evaluate(
             record |= asdict(found)
             shown.append(found.as_text())
         if tasks:
-            from sparseact.measure.lm_eval_model import run_tasks
+            from sparseact.evaluation.lm_eval import run_tasks
 
             scores = run_tasks(language_model, tokenizer, tasks, recipe=loaded, limit=limit, seed=shared.seed)
             record |= {"achieved": scores["achieved"]} | record | {"tasks": scores["tasks"]}

@@ -15,7 +15,7 @@ from sparseact.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from sparseact.engine.engine import Engine
-    from sparseact.generation import Generated, Sampling
+    from sparseact.generation.stream import Generated, Sampling
     from sparseact.policies import Recipe
 
     _Run = tuple[Recipe | None, Callable[[str], object]]
@@ -86,7 +86,7 @@ def generate(
         raise InputError("--against-dense: compares a recipe with the dense model; give one with --recipe")
     # The engine takes its threads itself, and needs no torch.
     with replace(shared, threads=None if engine == "cpu" else shared.threads).session(), _interruptible(show):
-        from sparseact.generation import Sampling
+        from sparseact.generation.stream import Sampling
 
         sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, shared.seed)
         if lossless:
@@ -175,7 +175,7 @@ def _with_engine(
         raise InputError(f"--device: {shared.device} does not go with --engine cpu")
 
     from sparseact.engine.engine import Engine
-    from sparseact.engine.generate import generate as generate_with
+    from sparseact.generation.cpu import generate as generate_with
     from sparseact.models import load_tokenizer, weights_path
 
     path = weights_path(model)

@@ -4,7 +4,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparseact.generation import Generated
+    from sparseact.generation.stream import Generated
 
 PER_LINE = 10
 """Layers."""

@@ -42,9 +42,9 @@ def score(
         model: smollm2, gemma3, a hub id, a folder or a .gguf file.
     """
     with shared.session():
+        from sparseact.attribution import attribute, measure_interdependency
         from sparseact.models import load
         from sparseact.report import write_heatmap
-        from sparseact.scores import attribute, measure_interdependency
 
         language_model, tokenizer = load(model, device=shared.device)
         scores = attribute(

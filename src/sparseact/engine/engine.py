@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sparseact.engine.architecture import Architecture
-from sparseact.engine.assembly import assemble, load_gated
-from sparseact.engine.formats import Array, Floats
-from sparseact.engine.gating import read_gates
-from sparseact.engine.kept_screen import keep_screen, read_screen, screen_path
-from sparseact.engine.loading import Model
+from sparseact.engine.counters import Usage
+from sparseact.engine.forward.model import Model
+from sparseact.engine.forward.prefill import Cache, Forward
+from sparseact.engine.forward.products import products
+from sparseact.engine.forward.prompt_choice import PromptScores
+from sparseact.engine.forward.state import BY_PROMPT, Buffers, Sizes, Tables, X
+from sparseact.engine.forward.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
+from sparseact.engine.lm_head.cache import keep_screen, read_screen, screen_path
+from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
+from sparseact.engine.load.assemble import assemble, load_gated
+from sparseact.engine.load.gates import read_gates
 from sparseact.engine.options import check_modes, checked, checked_tokens, model_path, processors
-from sparseact.engine.prefill import Cache, Forward
-from sparseact.engine.products import products
-from sparseact.engine.prompt import PromptScores
-from sparseact.engine.screening import SCREEN, fill_screen, write_texts
-from sparseact.engine.speculation import Speculation
-from sparseact.engine.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
-from sparseact.engine.tables import BY_PROMPT, Buffers, Sizes, Tables, X
-from sparseact.engine.team import Team
-from sparseact.engine.usage import Usage
-from sparseact.engine.weights import Weights, open_weights
+from sparseact.engine.speculative import Speculation
+from sparseact.engine.threads import Team
 from sparseact.errors import InputError
+from sparseact.models.architecture import Architecture
+from sparseact.models.formats import Array, Floats
+from sparseact.models.weights import Weights, open_weights
 
 if TYPE_CHECKING:
-    from sparseact.policies.phases import Phases
-    from sparseact.policies.recipe import Recipe
+    from sparseact.recipes.phases import Phases
+    from sparseact.recipes.recipe import Recipe
 
 
 class Engine:

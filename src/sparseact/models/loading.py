@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN
-from sparseact.models.checksum import sha256_of
 from sparseact.models.fetching import cached_folder, fetch, gguf_path
-from sparseact.models.gguf_file import load_gguf, load_gguf_tokenizer
-from sparseact.models.pretrained import load_folder, load_folder_tokenizer, load_from_hub, snapshot
+from sparseact.models.hf import load_folder, load_folder_tokenizer, load_from_hub, snapshot
+from sparseact.models.hf_gguf import load_gguf, load_gguf_tokenizer
+from sparseact.utils.checksum import sha256_of
 
 if TYPE_CHECKING:
     import torch

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.neurons import find_neurons
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms, weight_of
-from sparseact.select import Threshold, quantile
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.neurons import find_neurons
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import column_norms, weight_of
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import Threshold, quantile
 from sparseact.sites import Site
 
 if TYPE_CHECKING:

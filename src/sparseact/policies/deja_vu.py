@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.neurons import find_neurons
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError, unknown_name
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate, Signal
-from sparseact.policies.neurons import find_neurons
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms
-from sparseact.select import TopK, topk_mask
+from sparseact.recipes.gate import Gate, Signal
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK, topk_mask
 from sparseact.sites import Site
 
 if TYPE_CHECKING:

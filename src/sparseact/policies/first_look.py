@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.neurons import find_neurons, read_signal
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.neurons import find_neurons, read_signal
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms
-from sparseact.select import TopK, keep_count, topk_mask
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK, keep_count, topk_mask
 from sparseact.sites import Site
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from sparseact.calibration.budgets import uniform, whole_heads
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.neurons import find_neurons
 from sparseact.errors import InputError
-from sparseact.policies.budget import uniform, whole_heads
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.neurons import find_neurons
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.select import TopK
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK
 from sparseact.sites import find_sites
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sparseact.policies.basis import pca_basis, shared_inputs
-from sparseact.policies.budget import type_split
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.select import TopK
+from sparseact.calibration.basis import pca_basis, shared_inputs
+from sparseact.calibration.budgets import type_split
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.sample import Sample
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sparseact import select
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import column_norms
+from sparseact.recipes import selectors as select
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import weight_of
 from sparseact.errors import InputError
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import weight_of
-from sparseact.select import Threshold
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:

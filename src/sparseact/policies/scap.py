@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.sample import Sample
 from sparseact.errors import unknown_name
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.select import Threshold
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates, read_text
-from sparseact.policies.gate import Gate
-from sparseact.policies.greedy import greedy_in_blocks
-from sparseact.policies.phases import Phases
-from sparseact.policies.policy import Budget
-from sparseact.policies.recipe import Recipe
-from sparseact.select import Threshold
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates, read_text
+from sparseact.calibration.greedy import greedy_in_blocks
+from sparseact.calibration.policy import Budget
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import Threshold
 from sparseact.sites import find_channels
 
 if TYPE_CHECKING:

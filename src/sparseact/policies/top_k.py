@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.neurons import find_neurons
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.select import TopK
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.neurons import find_neurons
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

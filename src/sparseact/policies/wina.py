@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from sparseact.policies.basis import shared_inputs, svd_basis
-from sparseact.policies.budget import uniform
-from sparseact.policies.calibration import calibrate_gates
-from sparseact.policies.gate import Gate
-from sparseact.policies.phases import Phases
-from sparseact.policies.recipe import Recipe
-from sparseact.policies.sample import Sample
-from sparseact.policies.weights import weight_of
-from sparseact.select import TopK
+from sparseact.calibration.basis import shared_inputs, svd_basis
+from sparseact.calibration.budgets import uniform
+from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.sample import Sample
+from sparseact.calibration.weights import weight_of
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:

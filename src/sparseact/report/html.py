@@ -7,12 +7,12 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from sparseact.files import write_atomically
 from sparseact.report import pictures, reasons, style, words
 from sparseact.report.frames import Run, cells, read_run
 from sparseact.report.plots import write_curve
 from sparseact.report.style import UNITS, in_order
 from sparseact.report.texts import sampled_texts
+from sparseact.utils.files import write_atomically
 
 
 def write_report(folder: Path) -> None:

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from sparseact.files import write_atomically
 from sparseact.report.style import LIGHT, UNITS, MetricStyle, Theme, in_order, is_oracle, metric_style
+from sparseact.utils.files import write_atomically
 
 QUANTITIES: Final = {
     "agreement": "agreement with the dense tokens",

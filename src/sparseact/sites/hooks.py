@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from sparseact.errors import InputError, SparseactError
-from sparseact.sites.site import Site
+from sparseact.recipes.site import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

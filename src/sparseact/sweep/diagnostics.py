@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparseact.select import keep_count
+from sparseact.recipes.selectors import keep_count
 from sparseact.sites import Site
 from sparseact.sweep.plan import Plan
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sparseact.measure import achieved_sparsity, published_sparsity
+from sparseact.evaluation import achieved_sparsity, published_sparsity
 from sparseact.sites import UNITS, Site
 from sparseact.sweep.plan import Cell
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sparseact.attribution.methods.corrected_gxo import HeadsFormula
+from sparseact.attribution.registry import MetricOptions, make_metric
 from sparseact.errors import InputError, unknown_name
-from sparseact.scores.corrected_gxo import HeadsFormula
-from sparseact.scores.metrics import MetricOptions, make_metric
-from sparseact.select import keep_count
+from sparseact.recipes.selectors import keep_count
 from sparseact.sites import UNITS, Site, UnitKind
 
 DEFAULT_METRICS = ("corrected-gxo", "gxo", "snip", "gradient", "magnitude", "random")

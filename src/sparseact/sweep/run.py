@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparseact import environment
 from sparseact.data import check_context, encode_prompt
-from sparseact.decoding import evaluation_mode
 from sparseact.errors import InputError, MissingExtraError
-from sparseact.files import write_atomically
+from sparseact.masked.decoding import evaluation_mode
 from sparseact.sweep.plan import Plan
 from sparseact.sweep.prompt import Row, evaluate_prompt
+from sparseact.utils import environment
+from sparseact.utils.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

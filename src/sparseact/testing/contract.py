@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.data import builtin_questions
-from sparseact.decoding import pad_left
 from sparseact.errors import InputError
-from sparseact.measure import Evaluation, evaluate
+from sparseact.evaluation import Evaluation, evaluate
+from sparseact.masked.decoding import pad_left
 from sparseact.policies import Policy, Recipe, load_recipe
 from sparseact.testing.tiny import float64_model, tiny_model, tiny_tokenizer
 

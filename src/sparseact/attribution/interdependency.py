@@ -1,0 +1,251 @@
+"""How far attribution scores depend on each other: what switching units off does to the others' scores.
+
+The attribution of a unit is its gradient x output, a_i = -<g_i, x_i>; S(F, X) is the sum over the units
+X of a site (Song et al. 2024, section 3). Two measurements, both exact for the model as it is:
+
+- `changes`: all but the best units of every layer are off. How much do the attributions of those that
+  are on change? Per layer, sum |a'_i - a_i| / sum |a_i| over tokens and units that are on (the paper's
+  figure 5 shows such a change in percent).
+- `cases`: one unit i of layer L1 is off at one token. The error of inter-layer dependency is the change
+  of the next layer's summed attribution, |S(F, Y) - S(F, Y~)|. Lemma 3.1 bounds it by
+  |S(F, X) - S(F, X~)|, Theorem 3.3 by |x_i| ||g||_2, assuming that the gradients g of L1 stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sparseact.attribution.attribute import Scores
+from sparseact.attribution.one_pass import Attribution, attribute_in_one_pass
+from sparseact.errors import InputError
+from sparseact.masked.decoding import Prefix, evaluation_mode, prefill
+from sparseact.recipes.selectors import topk_mask
+from sparseact.sites import Site, UnitKind, find_sites, on_units
+from sparseact.utils.files import write_atomically
+
+SPARSITY = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+RUNS_AT_ONCE = 16
+MIDDLE = 0.5  # of the theorem's interval: the paper's corrective term
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much a layer's attributions change when the lowest-scored units of all layers are off.
+
+    Attributes:
+        units: which kind is off and measured.
+        change: sum |a'_i - a_i| / sum |a_i| over tokens and units that are on; 1 is 100%.
+    """
+
+    units: UnitKind
+    sparsity: float
+    layer: int
+    change: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One unit off at one token, by layer, step and index; bounds and error in nats.
+
+    Attributes:
+        error: change of the next layer's summed attribution.
+        lemma: bound of Lemma 3.1, the change of the own layer's summed attribution.
+        theorem: bound of Theorem 3.3, |x_i| ||g||_2.
+        gradient_change: ||g~ - g|| / ||g|| in the own layer, which the theorem takes for 0.
+    """
+
+    units: UnitKind
+    layer: int
+    step: int
+    unit: int
+    error: float
+    lemma: float
+    theorem: float
+    gradient_change: float
+
+
+@dataclass(frozen=True)
+class Interdependency:
+    """What `measure_interdependency` found for one prompt."""
+
+    changes: list[Change]
+    cases: list[Case]
+
+    def save(self, folder: str | Path) -> None:
+        """Write interdependency.csv (changes) and interdependency-cases.csv (cases) into `folder`."""
+        _write_table(Path(folder) / "interdependency.csv", self.changes)
+        _write_table(Path(folder) / "interdependency-cases.csv", self.cases)
+
+    def summary(self) -> dict[str, Any]:
+        """By kind of units: median change over layers by sparsity, and how the cases lie in their bounds."""
+        return {
+            kind: {"change": self._median_changes(kind), "bounds": self._bounds(kind)}
+            for kind in dict.fromkeys(change.units for change in self.changes)
+        }
+
+    def _median_changes(self, kind: UnitKind) -> dict[float, float]:
+        levels = dict.fromkeys(change.sparsity for change in self.changes)
+        of_kind = [change for change in self.changes if change.units == kind]
+        return {level: statistics.median(c.change for c in of_kind if c.sparsity == level) for level in levels}
+
+    def _bounds(self, kind: UnitKind) -> dict[str, float]:
+        cases = [case for case in self.cases if case.units == kind]
+        return {
+            "cases": len(cases),
+            "inside_lemma": statistics.fmean(case.error <= case.lemma for case in cases),
+            "inside_theorem": statistics.fmean(case.error <= case.theorem for case in cases),
+            "lemma_inside_theorem": statistics.fmean(case.lemma <= case.theorem for case in cases),
+            "median_error_over_lemma": statistics.median(_ratio(case.error, case.lemma) for case in cases),
+            "median_error_over_theorem": statistics.median(_ratio(case.error, case.theorem) for case in cases),
+            "above_middle_of_theorem": statistics.fmean(case.error > MIDDLE * case.theorem for case in cases),
+            "median_gradient_change": statistics.median(case.gradient_change for case in cases),
+        }
+
+    def as_text(self) -> str:
+        """The summary as two tables."""
+        summary = self.summary()
+        levels = list(next(iter(summary.values()))["change"])
+        lines = ["change of the attributions that stay, median over layers", f"{'sparsity':>10}"]
+        lines[1] += "".join(f"{level:>8.0%}" for level in levels)
+        for kind, found in summary.items():
+            lines.append(f"{kind:>10}" + "".join(f"{change:>8.0%}" for change in found["change"].values()))
+        lines += ["", f"{'one unit off at one token':32}" + "".join(f"{kind:>10}" for kind in summary)]
+        for key in next(iter(summary.values()))["bounds"]:
+            values = [found["bounds"][key] for found in summary.values()]
+            lines.append(f"{key.replace('_', ' '):32}" + "".join(f"{value:>10.3g}" for value in values))
+        return "\n".join(lines)
+
+
+def measure_interdependency(
+    model: PreTrainedModel,
+    scores: Scores,
+    *,
+    sparsity: Sequence[float] = SPARSITY,
+    cases: int = 128,
+    seed: int = 0,
+) -> Interdependency:
+    """Measure how the attributions of one prompt's tokens change when units are switched off.
+
+    Neurons and heads are measured apart, those that `scores` holds.
+
+    Args:
+        model: the one that was scored.
+        scores: rank the units; its prompt and label are what runs.
+        sparsity: levels at which `changes` are measured.
+        cases: number of random (layer, token, unit) per kind; they cost one attribution each.
+        seed: draws the cases.
+
+    Raises:
+        InputError: the model has fewer than two layers, so none is next to another.
+    """
+    sites = [site for site in find_sites(model) if site.name in scores.values]
+    if len({site.layer for site in sites}) < 2:
+        raise InputError(f"{type(model).__name__}: interdependency needs at least two layers")
+    random = torch.Generator().manual_seed(seed)
+    changes: list[Change] = []
+    sampled: list[Case] = []
+    with evaluation_mode(model):
+        prefix = prefill(model, scores.prompt_tokens[None].to(model.device))
+        label = scores.tokens[None].to(model.device)
+        for kind in dict.fromkeys(site.kind for site in sites):
+            of_kind = [site for site in sites if site.kind == kind]
+            changes += _changes(model, of_kind, prefix, label, scores, sparsity)
+            sampled += _cases(model, of_kind, prefix, label, cases, random)
+    return Interdependency(changes, sampled)
+
+
+def _changes(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    prefix: Prefix,
+    label: Tensor,
+    scores: Scores,
+    sparsity: Sequence[float],
+) -> Iterator[Change]:
+    """Row b of the batch runs dense (b = 0) or at level b - 1."""
+    keep = {
+        site: torch.stack([torch.ones_like(score, dtype=torch.bool), *(topk_mask(score, level) for level in sparsity)])
+        for site in sites
+        for score in [scores[site.name].to(label.device)]
+    }
+    found = _attribute_masked(model, sites, prefix, label, keep)
+    for row, level in enumerate(sparsity, start=1):
+        for site in sites:
+            attributions, on = attribution(found, site), keep[site][row]
+            before, after = attributions[0][on], attributions[row][on]
+            change = _ratio(float((after - before).abs().sum()), float(before.abs().sum()))
+            yield Change(site.kind, level, site.layer, change)
+
+
+def _cases(
+    model: PreTrainedModel, sites: Sequence[Site], prefix: Prefix, label: Tensor, count: int, random: torch.Generator
+) -> Iterator[Case]:
+    """Row 0 of each batch runs dense; each other row has one unit off at one step."""
+    steps = label.shape[1]
+    layers, at, draws = (
+        torch.randint(high, (count,), generator=random).tolist() for high in (len(sites) - 1, steps, sites[0].units)
+    )
+    drawn = list(zip(layers, at, draws, strict=True))
+    for start in range(0, count, RUNS_AT_ONCE):
+        part = drawn[start : start + RUNS_AT_ONCE]
+        keep = {site: torch.ones(len(part) + 1, steps, site.units, dtype=torch.bool) for site in sites}
+        for row, (layer, step, unit) in enumerate(part, start=1):
+            keep[sites[layer]][row, step, unit] = False
+        found = _attribute_masked(model, sites, prefix, label, keep)
+        for row, (layer, step, unit) in enumerate(part, start=1):
+            yield _case(found, sites[layer], sites[layer + 1], row, step, unit)
+
+
+def _case(found: Attribution, site: Site, following: Site, row: int, step: int, unit: int) -> Case:
+    gradient = found.gradient[site][:, step].double()
+    norm = float(gradient[0].norm())
+    own, following_sum = (attribution(found, s)[:, step].sum(dim=-1) for s in (site, following))
+    return Case(
+        site.kind,
+        site.layer,
+        step,
+        unit,
+        error=float((following_sum[row] - following_sum[0]).abs()),
+        lemma=float((own[row] - own[0]).abs()),
+        theorem=float(found.x[site][0, step, unit].double().norm()) * norm,
+        gradient_change=_ratio(float((gradient[row] - gradient[0]).norm()), norm),
+    )
+
+
+def attribution(found: Attribution, site: Site) -> Tensor:
+    """Every unit's -<g, x>, [batch, T, units] in float64: to first order the loss that its absence adds."""
+    return -(found.gradient[site].double() * found.x[site].double()).sum(dim=-1)
+
+
+def _attribute_masked(
+    model: PreTrainedModel, sites: Sequence[Site], prefix: Prefix, label: Tensor, keep: dict[Site, Tensor]
+) -> Attribution:
+    """Attribute one run per row of `keep`, bool [runs, T, units] by site."""
+    runs = len(next(iter(keep.values())))
+
+    def mask(site: Site, x: Tensor) -> Tensor:
+        return x * keep[site].to(x.device).unsqueeze(-1)
+
+    with on_units(model, sites, mask):  # outside, so that what is attributed is masked already
+        return attribute_in_one_pass(model, sites, prefix.repeat(runs), label.repeat(runs, 1))
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Quotient in which nothing of nothing is 0."""
+    return part / whole if whole else float("inf") if part else 0.0
+
+
+def _write_table(path: Path, rows: Sequence[Change] | Sequence[Case]) -> None:
+    with write_atomically(path) as temporary, temporary.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(asdict(rows[0])))
+        table.writeheader()
+        table.writerows(asdict(row) for row in rows)

@@ -1,0 +1,1 @@
+"""One scoring method a file, with its formula."""

@@ -1,0 +1,116 @@
+"""The parts of an MLP whose neurons are gated, and what each method saves of them.
+
+    h = act(gate(x)) * up(x),  y = down(h)
+
+An MLP without `up` (Phi, OPT, GPT-2, GPT-NeoX) is h = act(gate(x)): its first linear is called gate
+here, and up stands for 0 bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from sparseact.errors import UnsupportedModelError
+from sparseact.recipes.gate import Signal
+from sparseact.sites import Site, dissect, find_channels, find_sites
+from sparseact.sites.find import linear_shape, row_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Part = Literal["gate", "up", "down"]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of one layer.
+
+    Attributes:
+        site: the neurons, h; one that is off saves what `find_sites` says, its share of all parts.
+        inputs: x, what gate and up read.
+        gate: the signal act(gate(x)); h itself where there is no up.
+        up: the signal up(x), if the model has it.
+        part_bytes: weight bytes of one neuron by part: a row of gate, a row of up, a column of down.
+    """
+
+    site: Site
+    inputs: Site
+    gate: Signal
+    up: Signal | None
+    part_bytes: dict[Part, float]
+
+    def skipping(self, *parts: Part) -> Site:
+        """The site for a method that reads of these parts only the neurons that are on."""
+        return replace(self.site, unit_bytes=sum(self.part_bytes[part] for part in parts))
+
+
+def find_neurons(model: PreTrainedModel) -> list[Neurons]:
+    """The neurons of every layer.
+
+    Raises:
+        UnsupportedModelError: no known layout fits, the MLP is neither gated nor plain, or the config does
+            not name its activation.
+    """
+    blocks, layout, shares = dissect(model)
+    activation = _activation(model)
+    channels = {site.module: site for site in find_channels(model)}
+    found = []
+    for site, (path, block) in zip(find_sites(model, "mlp"), blocks.items(), strict=True):
+        wide = [  # (module, (index, parts)) of each [units, inputs] slice of a first linear, gate before up
+            (name, (index, parts))
+            for name in layout.mlp_in
+            for parts in [linear_shape(block.get_submodule(name))[0] // site.units]
+            for index in range(parts)
+        ]
+        if len(wide) not in {1, 2}:
+            raise UnsupportedModelError(f"{site.block}: {len(wide)} linears of {site.units} neurons; 1 or 2 are known")
+        rows = [row_bytes(block.get_submodule(name), 0, shares) for name, _ in wide]
+        signals = [Signal("output", f"{path}.{name}", part) for name, part in wide]
+        found.append(
+            Neurons(
+                site,
+                channels[f"{path}.{layout.mlp_in[0]}"],
+                replace(signals[0], activation=activation),
+                signals[1] if len(signals) > 1 else None,
+                {
+                    "gate": rows[0],
+                    "up": rows[1] if len(rows) > 1 else 0.0,
+                    "down": row_bytes(block.get_submodule(layout.mlp_out), 1, shares),
+                },
+            )
+        )
+    return found
+
+
+def up_signal(model: PreTrainedModel, neurons: Neurons, policy: str) -> Signal:
+    """The signal up(x).
+
+    Raises:
+        UnsupportedModelError: the MLP has no up.
+    """
+    if neurons.up is None:
+        raise UnsupportedModelError(
+            f"--policy {policy}: the MLP of {type(model).__name__} is act(fc1) without an up projection, which "
+            f"{policy} reads; use cats or cett"
+        )
+    return neurons.up
+
+
+def read_signal(model: PreTrainedModel, signal: Signal, x: Tensor) -> Tensor:
+    """An `output` signal [tokens, units] for inputs [tokens, inputs] of its linear, float32 on the CPU."""
+    linear = model.get_submodule(signal.module)
+    weight = linear.weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        return signal.of(linear(x.to(weight.device, weight.dtype))).float().cpu()
+
+
+def _activation(model: PreTrainedModel) -> str:
+    for name in ("hidden_activation", "activation_function", "hidden_act"):
+        if found := getattr(model.config, name, None):
+            return str(found)
+    raise UnsupportedModelError(f"{type(model).__name__}: its config names no activation of the MLP")

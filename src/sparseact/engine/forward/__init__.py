@@ -1,0 +1,1 @@
+"""One pass through a model: a token, a prompt, several tokens to check."""

@@ -1,0 +1,65 @@
+"""The rule of one linear whose inputs are switched off: what the prefill applies in NumPy, and the step is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseact.engine.forward.neurons import activate
+from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_UP
+from sparseact.engine.kernels.select import Selection, select_rows
+from sparseact.models.architecture import Activation
+from sparseact.models.formats import Floats
+
+MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
+"""The linears whose rows make the inputs of another one, so that they are not needed for those that are off."""
+
+
+@dataclass(frozen=True)
+class Gating:
+    """The rule of one linear: which inputs are on by their scores |signal - shift| * scale.
+
+    Attributes:
+        selection: by which scores are on.
+        scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
+        choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...);
+            of an `o` whose heads the prompt chooses, `BY_PROMPT`.
+        predictor: ([rank, hidden], [neurons, rank], bias [neurons]) of the signal, a sigmoid, if it is predicted.
+        level: share of the inputs that the rule was fitted to switch off; 1 if that is not known.
+    """
+
+    selection: Selection
+    scale: Floats | None
+    shift: Floats | None
+    choice: int = BY_INPUT
+    predictor: tuple[Floats, Floats, Floats] | None = None
+    level: float = 1.0
+
+    def keep(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
+        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
+
+        Args:
+            x: the inputs.
+            outputs: of the layer's linears so far, by short name, and the MLP's input as `mlp`.
+            activation: of the neurons.
+        """
+        signal = x
+        if self.choice == BY_GATE:
+            signal = activate(outputs["gate"], activation)
+        elif self.choice == BY_UP:
+            signal = outputs["up"]
+        elif self.predictor is not None:
+            down, up, bias = self.predictor
+            signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
+        shift = np.float32(0) if self.shift is None else self.shift
+        scores = np.abs(signal - shift)
+        return np.where(self.on(scores if self.scale is None else scores * self.scale), x, shift)
+
+    def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
+        """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""
+        on, rule = np.empty(scores.shape, np.bool_), self.selection
+        select_rows(rule.rule, rule.number, rule.group, rule.keep, scores, on)
+        return on

@@ -1,0 +1,167 @@
+"""The MLP of a layer in compiled code, the part of one thread: all neurons, or those that a recipe switches on."""
+
+from typing import Any
+
+from sparseact.engine.forward.projections import (
+    add_columns,
+    choose,
+    gather,
+    input_share,
+    needs_all,
+    project,
+    round_input,
+    share,
+)
+from sparseact.engine.forward.state import (
+    ACTIVE,
+    BY_GATE,
+    BY_PREDICTOR,
+    BY_UP,
+    CHOICE,
+    CHOSEN_DOWN,
+    CHOSEN_GATE,
+    CHOSEN_UP,
+    DOWN,
+    GATE,
+    MASKED,
+    MASKED_SCALES,
+    MASKED_SUMS,
+    NEURONS,
+    PREDICTOR_DOWN,
+    PREDICTOR_UP,
+    ROWS,
+    SCALES,
+    SUMS,
+    UP,
+    Buffers,
+    Sizes,
+    Tables,
+    X,
+)
+from sparseact.engine.kernels.activations import activate, sigmoid
+from sparseact.engine.kernels.gemv_panels import dot_panels
+from sparseact.engine.kernels.gemv_rows import dot_rows
+from sparseact.engine.quant.activations import quantise_input
+from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
+from sparseact.engine.quant.layouts import CHUNK, PANEL
+from sparseact.engine.simd.jit import inner
+from sparseact.engine.threads import meet
+
+
+@inner
+def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The thread's part of down(h) of the neurons h = act(gate(x)) * up(x), or act(gate(x))."""
+    choice = places[CHOICE]
+    if choice == BY_PREDICTOR:
+        _predicted_neurons(places, dense, thread, sizes, tables, buffers)
+    elif choice in (BY_GATE, BY_UP):
+        _neurons_by_one(places, dense, thread, sizes, tables, buffers)
+    else:
+        chosen = places[CHOSEN_DOWN] >= 0 and dense == 0
+        gate = places[CHOSEN_GATE if chosen else GATE]
+        up = places[CHOSEN_UP if chosen else UP]
+        down = places[CHOSEN_DOWN if chosen else DOWN]
+        _all_neurons(gate, up, down, dense, thread, sizes, tables, buffers)
+
+
+@inner
+def _all_neurons(
+    gate: int, up: int, down: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """All h of these linears; which of them down reads is left to their own size."""
+    threads, neurons = sizes.threads, tables.linears[gate, OUTPUTS]
+    project(gate, thread, threads, dense, tables, buffers, buffers.outputs[GATE])
+    if sizes.gated:
+        project(up, thread, threads, dense, tables, buffers, buffers.outputs[UP])
+    meet(buffers.control, thread, threads)
+    x = buffers.floats[thread, X]
+    gather(gate, 0, neurons, threads, tables, buffers.outputs[GATE], x)
+    activate(sizes.activation, x, neurons)
+    if sizes.gated:
+        other = buffers.floats[thread, NEURONS]
+        gather(up, 0, neurons, threads, tables, buffers.outputs[UP], other)
+        for j in range(neurons):
+            x[j] *= other[j]
+    round_input(neurons, thread, buffers)
+    project(down, thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
+
+
+@inner
+def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The thread's neurons that act(gate), or up, switches on: their rows of the other one, and columns of down."""
+    by_gate = places[CHOICE] == BY_GATE
+    first_linear, other = (GATE, UP) if by_gate else (UP, GATE)
+    threads, down, own = sizes.threads, places[DOWN], buffers.floats[thread]
+    out = buffers.outputs[first_linear]
+    project(places[first_linear], thread, threads, dense, tables, buffers, out)
+    meet(buffers.control, thread, threads)
+    first, last = input_share(down, thread, threads, tables)
+    start, end = (0, sizes.neurons) if needs_all(down, tables) else (first, last)
+    h, masked, active = own[NEURONS], own[MASKED], buffers.integers[thread, ACTIVE]
+    gather(places[first_linear], start, end, threads, tables, out, h[start:])
+    if by_gate:
+        activate(sizes.activation, h[start:], end - start)
+    count = choose(down, h, h, first, last, thread, dense, tables, buffers)
+    products = own[ROWS]
+    _project_rows(places[other], count, thread, tables, buffers, products)
+    if not by_gate:
+        activate(sizes.activation, products, count)
+    for k in range(count):
+        masked[active[k]] *= products[k]
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@inner
+def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The thread's neurons that a predictor switches on: their rows of gate and up, and columns of down."""
+    down, own = places[DOWN], buffers.floats[thread]
+    guess, h, up = own[NEURONS], own[ROWS], own[NEURONS]
+    if dense == 0:
+        _predict(places, thread, sizes, tables, buffers, guess)
+    first, last = input_share(down, thread, sizes.threads, tables)
+    count = choose(down, guess, guess, first, last, thread, dense, tables, buffers)
+    masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
+    _project_rows(places[GATE], count, thread, tables, buffers, h)
+    activate(sizes.activation, h, count)
+    if sizes.gated:
+        _project_rows(places[UP], count, thread, tables, buffers, up)
+        for k in range(count):
+            h[k] *= up[k]
+    for k in range(count):
+        masked[active[k]] = h[k]
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@inner
+def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers, guess: Any) -> None:
+    """Set guess[:neurons] to the predictor's sigmoid(up(down(x)) + bias)."""
+    down, up, threads = places[PREDICTOR_DOWN], places[PREDICTOR_UP], sizes.threads
+    project(down, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
+    meet(buffers.control, thread, threads)
+    # The input stays where it is, for gate and up; the factor's own is rounded beside it.
+    own, rank = buffers.floats[thread], tables.linears[down, OUTPUTS]
+    x, scales, codes = own[MASKED], own[MASKED_SCALES], buffers.codes[thread, 1]
+    sums = buffers.integers[thread, MASKED_SUMS]
+    gather(down, 0, rank, threads, tables, buffers.outputs[GATE], x)
+    end = (rank + CHUNK - 1) // CHUNK * CHUNK
+    for j in range(rank, end):
+        x[j] = 0
+    quantise_input(x, end, codes, scales, sums)
+    first, last = share(tables.linears[up, PADDED_OUTPUTS] // PANEL, thread, threads)
+    dot_panels(tables.arena, tables.linears, up, first, last, x, codes, scales, sums, buffers.outputs[UP, 0])
+    meet(buffers.control, thread, threads)
+    gather(up, 0, sizes.neurons, threads, tables, buffers.outputs[UP], guess)
+    sigmoid(guess, sizes.neurons)
+
+
+@inner
+def _project_rows(i: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
+    """y[k] = what linear `i` puts out for the k-th of the neurons in `ACTIVE`."""
+    own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
+    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, SUMS]
+    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[SCALES], sums, y)
+    bias = tables.linears[i, BIAS]
+    if bias >= 0:
+        for k in range(count):
+            y[k] += tables.vectors[bias + active[k]]
+    buffers.counts[thread, i] += count

@@ -1,0 +1,256 @@
+"""One token through the whole model in one compiled call, run by all threads of a team at once.
+
+Every thread runs `decode`. Small work (norms, rounding, activations) is repeated by each; linears and
+heads are shared out, and the threads meet after each stage of which another one reads.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from sparseact.engine.forward.mlp import run_mlp
+from sparseact.engine.forward.projections import gather, project, project_long, round_input, share
+from sparseact.engine.forward.screened_head import screened_head
+from sparseact.engine.forward.state import (
+    ATTENTION_NORM,
+    ATTENTION_NORM_BIAS,
+    CHOSEN_O,
+    CHOSEN_Q,
+    COS,
+    DOWN,
+    HEAD,
+    HIGHEST,
+    K_NORM,
+    KEPT,
+    MLP_NORM,
+    MLP_NORM_BIAS,
+    OUTPUT,
+    POST_ATTENTION_NORM,
+    POST_MLP_NORM,
+    Q_NORM,
+    QUERY,
+    RESIDUAL,
+    ROTATION,
+    SIN,
+    TOKEN,
+    WINDOW,
+    Buffers,
+    K,
+    O,
+    Q,
+    Sizes,
+    Tables,
+    V,
+    X,
+)
+from sparseact.engine.kernels.activations import cap
+from sparseact.engine.kernels.attention import angles, attend, remember, rotate
+from sparseact.engine.kernels.norms import layer_norm, rms_norm
+from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS
+from sparseact.engine.quant.dequant import read_row
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
+from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.reduce import find_highest
+from sparseact.engine.threads import ARGUMENTS, begin_job, meet, next_job
+
+GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
+"""Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
+token with the highest logit; 1 if that token is all that is wanted, and the head may be screened."""
+
+
+@compiled
+def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
+    """A thread's work: the leader (thread 0) does one step, a helper all steps until there are none for long.
+
+    Returns:
+        False if the leader found a helper asleep: wake them and call again.
+    """
+    control = buffers.control
+    if thread > 0:
+        while next_job(control, thread):
+            decode(thread, sizes, tables, buffers)
+        return False
+    if not begin_job(control, sizes.threads):
+        return False
+    decode(thread, sizes, tables, buffers)
+    choose_found(sizes, buffers)
+    return True
+
+
+@inner
+def choose_found(sizes: Sizes, buffers: Buffers) -> None:
+    """Of the threads' likeliest tokens the likeliest."""
+    best = 0
+    for other in range(1, sizes.threads):
+        highest, token = buffers.floats[other, HIGHEST, 0], buffers.integers[other, TOKEN, 0]
+        first = highest == buffers.floats[best, HIGHEST, 0] and token < buffers.integers[best, TOKEN, 0]
+        if first or highest > buffers.floats[best, HIGHEST, 0]:
+            best = other
+    buffers.control[FOUND] = buffers.integers[best, TOKEN, 0]
+
+
+@inner
+def decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """A thread's part of one step: the logits of the token in the control array, and the likeliest of them."""
+    control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
+    position, dense = control[POSITION], control[DENSE]
+    residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
+    embed(control[GIVEN], position, sizes, tables, residual)
+    cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
+    angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
+    for layer in range(sizes.layers):
+        places = tables.layers[layer]
+        chosen = int(places[CHOSEN_O] >= 0 and dense == 0)
+        q, o = places[CHOSEN_Q if chosen else Q], places[CHOSEN_O if chosen else O]
+        norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
+        round_input(hidden, thread, buffers)
+        project(q, thread, threads, dense, tables, buffers, buffers.outputs[Q])
+        project(places[K], thread, threads, dense, tables, buffers, buffers.outputs[K])
+        project(places[V], thread, threads, dense, tables, buffers, buffers.outputs[V])
+        meet(control, thread, threads)
+        attend_heads(layer, position, chosen, thread, sizes, tables, buffers)
+        meet(control, thread, threads)
+        width = tables.linears[o, INPUTS]
+        for j in range(width):
+            x[j] = buffers.attended[j]
+        round_input(width, thread, buffers)
+        project(o, thread, threads, dense, tables, buffers, buffers.outputs[O])
+        meet(control, thread, threads)
+        if sizes.parallel:  # the MLP reads what the attention read
+            norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
+            add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+        else:
+            add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
+            norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
+        round_input(hidden, thread, buffers)
+        run_mlp(places, dense, thread, sizes, tables, buffers)
+        meet(control, thread, threads)
+        add_output(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
+    norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
+    round_input(hidden, thread, buffers)
+    if control[SCREENED]:
+        screened_head(thread, sizes, tables, buffers)
+    else:
+        _head(dense, thread, sizes, tables, buffers)
+    meet(control, thread, threads)
+
+
+@inner
+def embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> None:
+    """Set x to the embedding of a token, scaled, and that of its position where those are learned."""
+    read_row(tables.arena, tables.linears, sizes.embed, token, x)
+    for j in range(sizes.hidden):
+        x[j] *= sizes.embedding_scale
+    if sizes.positions >= 0:
+        row = sizes.positions + position * sizes.hidden
+        for j in range(sizes.hidden):
+            x[j] += tables.vectors[row + j]
+
+
+@inner
+def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
+    """The model's kind of norm."""
+    if sizes.layer_norm:
+        layer_norm(x, sizes.hidden, tables.vectors, weight, bias, sizes.epsilon, y)
+    else:
+        rms_norm(x, sizes.hidden, tables.vectors, weight, sizes.epsilon, y)
+
+
+@inner
+def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """Add what linear `i` put out to the residual, normed before where the model does so."""
+    y, residual = buffers.floats[thread, OUTPUT], buffers.floats[thread, RESIDUAL]
+    gather(i, 0, sizes.hidden, sizes.threads, tables, out, y)
+    if post_norm >= 0:
+        rms_norm(y, sizes.hidden, tables.vectors, post_norm, sizes.epsilon, y)
+    for j in range(sizes.hidden):
+        residual[j] += y[j]
+
+
+@inner
+def attend_heads(
+    layer: int, position: int, chosen: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """The thread's heads: keys and values of the token into the cache, then attention into `attended`.
+
+    The heads are all of them or, if `chosen` is 1, one after the other those that the prompt has chosen.
+    """
+    places = tables.layers[layer]
+    size, q = sizes.head_dim, places[CHOSEN_Q if chosen else Q]
+    own = buffers.floats[thread]
+    query, out = own[QUERY], own[HEAD]
+    seen = position + 1 if places[WINDOW] == 0 else min(position + 1, places[WINDOW])
+    count = tables.linears[q, OUTPUTS] // size
+    first, last = share(count, thread, sizes.threads)
+    if first < last:
+        # Those that no head asks, too: a later prompt may. Threads that share a key head both write the same
+        # row, so that neither waits for the other.
+        before = -1 if first == 0 else _key_head(first - 1, layer, chosen, sizes, tables)
+        start = min(before + 1, _key_head(first, layer, chosen, sizes, tables))
+        end = sizes.kv_heads if last == count else _key_head(last - 1, layer, chosen, sizes, tables) + 1
+        _remember_token(layer, position, start, end, thread, sizes, tables, buffers)
+    for k in range(first, last):
+        shared = _key_head(k, layer, chosen, sizes, tables)
+        keys, values = buffers.keys[layer, shared], buffers.values[layer, shared]
+        at = k * size
+        gather(q, at, at + size, sizes.threads, tables, buffers.outputs[Q], query)
+        _turn(query, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
+        for j in range(size):
+            query[j] *= sizes.attention_scale
+        start = position + 1 - seen
+        weights = buffers.attention[thread]
+        attend(query, keys, values, start, position + 1, size, sizes.attention_softcap, weights, out)
+        for j in range(size):
+            buffers.attended[at + j] = out[j]
+
+
+@inner
+def _key_head(k: int, layer: int, chosen: int, sizes: Sizes, tables: Tables) -> int:
+    """The key head of the k-th head that attends."""
+    head = tables.heads[layer, k] if chosen else k
+    return head // (sizes.heads // sizes.kv_heads)
+
+
+@inner
+def _remember_token(
+    layer: int, position: int, start: int, end: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """The token's keys and values of the key heads start..end into the cache."""
+    places, size, kept = tables.layers[layer], sizes.head_dim, buffers.floats[thread, KEPT]
+    for head in range(start, end):
+        at = head * size
+        gather(places[K], at, at + size, sizes.threads, tables, buffers.outputs[K], kept)
+        _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
+        remember(kept, size, buffers.keys[layer, head, position])
+        gather(places[V], at, at + size, sizes.threads, tables, buffers.outputs[V], kept)
+        remember(kept, size, buffers.values[layer, head, position])
+
+
+@inner
+def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """Norm and rotate a query or key, where the model does so."""
+    if norm >= 0:
+        rms_norm(x, sizes.head_dim, tables.vectors, norm, sizes.epsilon, x)
+    half = sizes.rotary_dim // 2
+    rotate(x, buffers.floats[thread, COS, kind * half :], buffers.floats[thread, SIN, kind * half :], half)
+
+
+@inner
+def _head(dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+    """The thread's logits, and the highest of them."""
+    head, logits = sizes.head, buffers.logits[0]
+    columns = tables.linears[head, LAYOUT] == COLUMNS
+    unit = CHUNK if columns else PANEL
+    first, last = share((sizes.vocabulary + unit - 1) // unit, thread, sizes.threads)
+    first, last = first * unit, last * unit
+    if columns:
+        project_long(head, first, last, thread, dense, tables, buffers, logits)
+    else:
+        project(head, thread, sizes.threads, dense, tables, buffers, buffers.logits)
+    last = min(last, sizes.vocabulary)
+    gather(head, first, last, 1, tables, buffers.logits, logits[first:])
+    if sizes.final_softcap > 0:
+        cap(sizes.final_softcap, logits, first, last)
+    token = find_highest(logits, first, last)
+    buffers.floats[thread, HIGHEST, 0] = logits[token] if last > first else -np.float32(np.inf)
+    buffers.integers[thread, TOKEN, 0] = token

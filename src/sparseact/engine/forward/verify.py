@@ -1,0 +1,301 @@
+"""Several tokens through the whole model in one compiled call, densely: what checks the tokens of a sparse draft.
+
+Weights are read once for all tokens, in whichever layout they are. All else is the decode step's own code, token by
+token, so that a token's logits are those of a dense step, bit by bit.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseact.engine.forward.projections import gather, share
+from sparseact.engine.forward.state import (
+    ATTENTION_NORM,
+    ATTENTION_NORM_BIAS,
+    COS,
+    DOWN,
+    FLOATS,
+    GATE,
+    MLP_NORM,
+    MLP_NORM_BIAS,
+    NEURONS,
+    POST_ATTENTION_NORM,
+    POST_MLP_NORM,
+    RESIDUAL,
+    SCALES,
+    SIN,
+    SUMS,
+    UP,
+    Buffers,
+    K,
+    O,
+    Q,
+    Sizes,
+    Tables,
+    V,
+    padded,
+    zeros,
+)
+from sparseact.engine.forward.step import POSITION, add_output, attend_heads, choose_found, decode, embed, norm
+from sparseact.engine.kernels.activations import activate, cap
+from sparseact.engine.kernels.attention import angles
+from sparseact.engine.kernels.gemm import HALF, dot_tiles, tile_inputs
+from sparseact.engine.kernels.select import EVERYTHING
+from sparseact.engine.quant.arena import FORMAT, LAYOUT, OFFSET, OUTPUTS, PADDED_INPUTS, SELECTOR
+from sparseact.engine.quant.layouts import CHUNK, PANELS
+from sparseact.engine.quant.repack import bytes_of_chunk
+from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.reduce import find_highest
+from sparseact.engine.threads import begin_job, meet, next_job
+from sparseact.models.formats import BF16, BLOCK, F32, Floats
+
+MOST = 2 * HALF
+"""Tokens of a pass."""
+
+
+class Batch(NamedTuple):
+    """What a pass reads and writes. What begins with [threads] is each thread's own."""
+
+    tokens: npt.NDArray[np.int64]  # [1 + MOST]: how many there are, 0 for a decode step instead; then the tokens
+    found: npt.NDArray[np.int64]  # [MOST] the likeliest token after each
+    floats: Floats  # [MOST, threads, FLOATS, ...] as the step's
+    outputs: Floats  # [MOST, DOWN + 1, 1, ...] of the linears
+    flat_outputs: Floats  # the same memory
+    logits: Floats  # [MOST, vocabulary padded]
+    flat_logits: Floats  # the same memory
+    attended: Floats  # [MOST, ...]
+    x: Floats  # [threads, MOST, ...] input of a linear, as the next four
+    x_tiles: Floats  # [threads, tiles, ..., HALF]
+    words: npt.NDArray[np.int32]  # [threads, tiles, ... / 4, HALF]
+    scales: Floats  # [threads, tiles, blocks, HALF]
+    sums: npt.NDArray[np.int32]  # [threads, tiles, blocks, HALF]
+    room: npt.NDArray[np.uint8]  # [threads, ...] for 64 rows as panels
+    highest: Floats  # [threads, MOST]
+    best: npt.NDArray[np.int64]  # [threads, MOST]
+
+
+def batch_of(sizes: Sizes, tables: Tables, buffers: Buffers) -> Batch:
+    """Buffers for passes beside those of a step."""
+    threads, widest, tiles = sizes.threads, buffers.floats.shape[2], MOST // HALF
+    outputs = zeros((MOST, DOWN + 1, 1, widest))
+    logits = zeros((MOST, padded(sizes.vocabulary)))
+    regrouped = tables.linears[tables.linears[:, LAYOUT] != PANELS]
+    room = max((bytes_of_chunk(row[FORMAT], row[PADDED_INPUTS]) for row in regrouped), default=1)
+    return Batch(
+        tokens=np.zeros(1 + MOST, np.int64),
+        found=np.zeros(MOST, np.int64),
+        floats=zeros((MOST, threads, FLOATS, widest)),
+        outputs=outputs,
+        flat_outputs=outputs.reshape(-1),
+        logits=logits,
+        flat_logits=logits.reshape(-1),
+        attended=zeros((MOST, widest)),
+        x=zeros((threads, MOST, widest)),
+        x_tiles=zeros((threads, tiles, widest, HALF)),
+        words=zeros((threads, tiles, widest // 4, HALF), np.int32),
+        scales=zeros((threads, tiles, widest // BLOCK, HALF)),
+        sums=zeros((threads, tiles, widest // BLOCK, HALF), np.int32),
+        room=zeros((threads, padded(room)), np.uint8),
+        highest=zeros((threads, MOST)),
+        best=zeros((threads, MOST), np.int64),
+    )
+
+
+def dense_tables(tables: Tables) -> Tables:
+    """The tables with no mask, and with outputs that are whole, as a pass computes them."""
+    linears = tables.linears.copy()
+    linears[:, LAYOUT], linears[:, OFFSET], linears[:, SELECTOR] = PANELS, -1, EVERYTHING
+    return tables._replace(linears=linears)
+
+
+@compiled
+def run_verifying(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> bool:
+    """As `step.run`, for two kinds of jobs: a decode step, or a pass where batch.tokens says how many tokens.
+
+    `dense` are the `dense_tables`.
+    """
+    control = buffers.control
+    if thread > 0:
+        while next_job(control, thread):
+            _work(thread, sizes, tables, dense, buffers, batch)
+        return False
+    if not begin_job(control, sizes.threads):
+        return False
+    _work(thread, sizes, tables, dense, buffers, batch)
+    if batch.tokens[0] == 0:
+        choose_found(sizes, buffers)
+    for token in range(batch.tokens[0]):
+        best = 0
+        for other in range(1, sizes.threads):
+            if batch.highest[other, token] > batch.highest[best, token]:
+                best = other
+        batch.found[token] = batch.best[best, token]
+    return True
+
+
+@inner
+def _work(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
+    if batch.tokens[0] == 0:
+        decode(thread, sizes, tables, buffers)
+    else:
+        _verify(thread, sizes, tables, dense, buffers, batch)
+
+
+@inner
+def _of_token(token: int, buffers: Buffers, batch: Batch) -> Buffers:
+    """The buffers of a step that runs one token of the pass."""
+    return Buffers(
+        buffers.control,
+        buffers.counts,
+        buffers.keys,
+        buffers.values,
+        batch.outputs[token],
+        buffers.logits,
+        batch.attended[token],
+        buffers.attention,
+        batch.floats[token],
+        buffers.integers,
+        buffers.codes,
+        buffers.accumulators,
+    )
+
+
+@inner
+def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
+    """`step.decode` for several tokens, without masks."""
+    control, threads, count = buffers.control, sizes.threads, batch.tokens[0]
+    position = control[POSITION]
+    for t in range(count):
+        own = batch.floats[t, thread]
+        embed(batch.tokens[1 + t], position + t, sizes, tables, own[RESIDUAL])
+        angles(position + t, tables.frequencies, sizes.rotary_dim // 2, own[COS], own[SIN])
+    for layer in range(sizes.layers):
+        places = tables.layers[layer]
+        _norms(places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], thread, sizes, tables, batch)
+        _tile(sizes.hidden, thread, tables, buffers, batch)
+        for place in (Q, K, V):
+            _project(places[place], place, thread, threads, tables, batch)
+        meet(control, thread, threads)
+        for t in range(count):
+            attend_heads(layer, position + t, 0, thread, sizes, dense, _of_token(t, buffers, batch))
+        meet(control, thread, threads)
+        _attended(sizes.heads * sizes.head_dim, thread, batch)
+        _tile(sizes.heads * sizes.head_dim, thread, tables, buffers, batch)
+        _project(places[O], O, thread, threads, tables, batch)
+        meet(control, thread, threads)
+        if sizes.parallel:  # the MLP reads what the attention read
+            _norms(places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], thread, sizes, tables, batch)
+        _add_outputs(places[O], O, places[POST_ATTENTION_NORM], thread, sizes, dense, buffers, batch)
+        if not sizes.parallel:
+            _norms(places[MLP_NORM], places[MLP_NORM_BIAS], thread, sizes, tables, batch)
+        _mlp(places, thread, sizes, tables, dense, buffers, batch)
+        meet(control, thread, threads)
+        _add_outputs(places[DOWN], DOWN, places[POST_MLP_NORM], thread, sizes, dense, buffers, batch)
+    _norms(sizes.norm, sizes.norm_bias, thread, sizes, tables, batch)
+    _tile(sizes.hidden, thread, tables, buffers, batch)
+    _head(thread, sizes, tables, dense, batch)
+    meet(control, thread, threads)
+
+
+@inner
+def _norms(weight: int, bias: int, thread: int, sizes: Sizes, tables: Tables, batch: Batch) -> None:
+    for t in range(batch.tokens[0]):
+        norm(batch.floats[t, thread, RESIDUAL], weight, bias, sizes, tables, batch.x[thread, t])
+
+
+@inner
+def _attended(width: int, thread: int, batch: Batch) -> None:
+    for t in range(batch.tokens[0]):
+        for j in range(width):
+            batch.x[thread, t, j] = batch.attended[t, j]
+
+
+@inner
+def _add_outputs(
+    i: int, place: int, post_norm: int, thread: int, sizes: Sizes, dense: Tables, buffers: Buffers, batch: Batch
+) -> None:
+    for t in range(batch.tokens[0]):
+        add_output(i, batch.outputs[t, place], post_norm, thread, sizes, dense, _of_token(t, buffers, batch))
+
+
+@inner
+def _tile(n: int, thread: int, tables: Tables, buffers: Buffers, batch: Batch) -> None:
+    """Make the first n numbers of each token's x the input of the next linears."""
+    count, end = batch.tokens[0], (n + CHUNK - 1) // CHUNK * CHUNK
+    floats = integers = False
+    for i in range(tables.linears.shape[0]):
+        form = tables.linears[i, FORMAT]
+        floats, integers = floats or form in (F32, BF16), integers or form not in (F32, BF16)
+    for t in range(count):
+        x = batch.x[thread, t]
+        for j in range(n, end):
+            x[j] = np.float32(0)
+        if floats:
+            for j in range(end):
+                batch.x_tiles[thread, t // HALF, j, t % HALF] = x[j]
+    if integers:
+        words, scales, sums = batch.words[thread], batch.scales[thread], batch.sums[thread]
+        codes, own_scales = buffers.codes[thread, 0], buffers.floats[thread, SCALES]
+        tile_inputs(batch.x[thread], count, end, words, scales, sums, codes, own_scales, buffers.integers[thread, SUMS])
+
+
+@inner
+def _project(i: int, place: int, thread: int, threads: int, tables: Tables, batch: Batch) -> None:
+    """The thread's rows of linear `i`, for each token, into its outputs at `place`."""
+    width = batch.outputs.shape[3]
+    _multiply(i, thread, threads, tables, batch, batch.flat_outputs, place * width, (DOWN + 1) * width)
+
+
+@inner
+def _multiply(i: int, thread: int, threads: int, tables: Tables, batch: Batch, y: Any, start: int, stride: int) -> None:
+    first, last = _chunks(i, thread, threads, tables)
+    tiles = (batch.tokens[0] + HALF - 1) // HALF
+    x, words = batch.x_tiles[thread, :tiles], batch.words[thread, :tiles]
+    scales, sums, room = batch.scales[thread, :tiles], batch.sums[thread, :tiles], batch.room[thread]
+    dot_tiles(tables.arena, tables.linears, i, first, last, x, words, scales, sums, room, y, start, stride)
+
+
+@inner
+def _chunks(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
+    """The thread's chunks of 64 rows of linear `i`."""
+    return share((tables.linears[i, OUTPUTS] + CHUNK - 1) // CHUNK, thread, threads)
+
+
+@inner
+def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
+    """The neurons h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
+    threads, neurons = sizes.threads, sizes.neurons
+    _tile(sizes.hidden, thread, tables, buffers, batch)
+    _project(places[GATE], GATE, thread, threads, tables, batch)
+    if sizes.gated:
+        _project(places[UP], UP, thread, threads, tables, batch)
+    meet(buffers.control, thread, threads)
+    for t in range(batch.tokens[0]):
+        x, outputs = batch.x[thread, t], batch.outputs[t]
+        gather(places[GATE], 0, neurons, threads, dense, outputs[GATE], x)
+        activate(sizes.activation, x, neurons)
+        if sizes.gated:
+            up = batch.floats[t, thread, NEURONS]
+            gather(places[UP], 0, neurons, threads, dense, outputs[UP], up)
+            for j in range(neurons):
+                x[j] *= up[j]
+    _tile(neurons, thread, tables, buffers, batch)
+    _project(places[DOWN], DOWN, thread, threads, tables, batch)
+
+
+@inner
+def _head(thread: int, sizes: Sizes, tables: Tables, dense: Tables, batch: Batch) -> None:
+    """The thread's logits of each token, and the highest of them."""
+    head, threads = sizes.head, sizes.threads
+    _multiply(head, thread, threads, tables, batch, batch.flat_logits, 0, batch.logits.shape[1])
+    first, last = _chunks(head, thread, threads, tables)
+    first, last = first * CHUNK, min(last * CHUNK, sizes.vocabulary)
+    for t in range(batch.tokens[0]):
+        logits = batch.logits[t]
+        gather(head, first, last, threads, dense, batch.logits[t : t + 1], logits[first:])
+        if sizes.final_softcap > 0:
+            cap(sizes.final_softcap, logits, first, last)
+        token = find_highest(logits, first, last)
+        batch.highest[thread, t] = logits[token] if last > first else -np.float32(np.inf)
+        batch.best[thread, t] = token

@@ -1,0 +1,1 @@
+"""The inner loops: matrix-vector, matrix-matrix, sparse axpy, attention, norms, selection."""

@@ -1,0 +1,145 @@
+"""Products with some rows of a matrix, from the layout `rows`: a row that is not wanted is not read."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
+from sparseact.engine.simd.bytes import (
+    dot_bytes,
+    load_bytes,
+    load_nibbles,
+    splat_halves_f16,
+    splat_halves_f32,
+    splat_halves_i32,
+)
+from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.vectors import fma, load_bf16, load_f32, multiply, prefetch, splat_f32, to_f32, total
+from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
+
+LINE = 64
+"""Bytes of a cache line."""
+AHEAD = 8
+"""Rows between the one that is read and the one that is asked for."""
+
+
+@compiled
+def dot_rows(
+    arena: Any, table: Any, i: int, rows: Any, first: int, last: int, x: Any, aq: Any, ascale: Any, asum: Any, y: Any
+) -> None:
+    """y[k] = the product of row rows[k] of linear `i` with x, for k in first..last, without its bias.
+
+    Args:
+        arena: bytes of all weights.
+        table: int64 [linears, FIELDS].
+        i: number of the linear, whose layout is `rows`.
+        rows: int32, numbers of the rows.
+        first: place in `rows` to start at.
+        last: place in `rows` to stop before.
+        x: float32 [inputs padded to 64], zero beyond the inputs; read for f32 and bf16.
+        aq: int8, x in blocks of 32 (`quantise_input`); read for q8, q4 and q4m, as the next two.
+        ascale: float32 [blocks of 32, an even number].
+        asum: int32 [blocks], sums of aq.
+        y: float32, as long as `rows`.
+    """
+    form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
+    width = width_of_row(form, inputs)
+    for k in range(first, last, 4):
+        # Four rows at a time share what is made of the inputs; beyond the end, the last row again.
+        four = np.int64(rows[k]), _row(rows, k + 1, last), _row(rows, k + 2, last), _row(rows, k + 3, last)
+        for later in range(k + AHEAD, min(k + AHEAD + 4, last)):
+            start = table[i, CODES] + np.int64(rows[later]) * width
+            for line in range(start, start + width, LINE):
+                prefetch(arena, line)
+        if form == F32:
+            sums = _four_f32(arena, table[i, CODES], width, four, x)
+        elif form == BF16:
+            sums = _four_bf16(arena, table[i, CODES], width, four, x)
+        else:
+            sums = _four_blocks(arena, table, i, width, four, aq, ascale, asum)
+        y[k] = total(sums[0])
+        if k + 1 < last:
+            y[k + 1] = total(sums[1])
+        if k + 2 < last:
+            y[k + 2] = total(sums[2])
+        if k + 3 < last:
+            y[k + 3] = total(sums[3])
+
+
+@compiled
+def width_of_row(form: int, inputs: int) -> int:
+    """Bytes from one row to the next: its codes, scales and minimums."""
+    if form == F32:
+        return inputs * 4
+    if form == BF16:
+        return inputs * 2
+    scales = inputs // BLOCK * 2
+    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
+
+
+@inner
+def _row(rows: Any, k: int, last: int) -> Any:
+    return np.int64(rows[min(k, last - 1)])
+
+
+@inner
+def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
+    r0, r1, r2, r3 = four
+    a = b = c = d = splat_f32(0.0)
+    for w in range(codes, codes + width, LINE):
+        v = load_f32(x, (w - codes) // 4)
+        a = fma(load_f32(arena, w + r0 * width), v, a)
+        b = fma(load_f32(arena, w + r1 * width), v, b)
+        c = fma(load_f32(arena, w + r2 * width), v, c)
+        d = fma(load_f32(arena, w + r3 * width), v, d)
+    return a, b, c, d
+
+
+@inner
+def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
+    r0, r1, r2, r3 = four
+    a = b = c = d = splat_f32(0.0)
+    for w in range(codes, codes + width, LINE // 2):
+        v = load_f32(x, (w - codes) // 2)
+        a = fma(load_bf16(arena, w + r0 * width), v, a)
+        b = fma(load_bf16(arena, w + r1 * width), v, b)
+        c = fma(load_bf16(arena, w + r2 * width), v, c)
+        d = fma(load_bf16(arena, w + r3 * width), v, d)
+    return a, b, c, d
+
+
+@inner
+def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any, ascale: Any, asum: Any) -> Any:
+    """Two blocks at a time: one in the first eight lanes, one in the last."""
+    form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
+    codes = table[i, CODES]
+    scales = codes + (inputs if form == Q8 else inputs // 2)
+    mins = scales + inputs // BLOCK * 2
+    r0, r1, r2, r3 = four[0] * width, four[1] * width, four[2] * width, four[3] * width
+    a = b = c = d = splat_f32(0.0)
+    # What was added to the stored codes is taken off at the start of the sums; eight lanes share it.
+    bias = -16 if form == Q8 else -1 if form == Q4 else 0
+    for g in range(0, inputs // BLOCK, 2):
+        w = codes + g * (BLOCK if form == Q8 else BLOCK // 2)
+        s = scales + 2 * g
+        v, start = load_bytes(aq, g * BLOCK), splat_halves_i32(bias * asum[g], bias * asum[g + 1])
+        scale = splat_halves_f32(ascale, g)
+        a = fma(_dot(arena, form, w + r0, v, start), multiply(splat_halves_f16(arena, s + r0), scale), a)
+        b = fma(_dot(arena, form, w + r1, v, start), multiply(splat_halves_f16(arena, s + r1), scale), b)
+        c = fma(_dot(arena, form, w + r2, v, start), multiply(splat_halves_f16(arena, s + r2), scale), c)
+        d = fma(_dot(arena, form, w + r3, v, start), multiply(splat_halves_f16(arena, s + r3), scale), d)
+        if form == Q4M:
+            m = mins + 2 * g
+            # The minimum counts once for each unit of the inputs' sum; its eight lanes have an eighth each.
+            eighth = multiply(scale, splat_f32(0.125))
+            weight = multiply(eighth, to_f32(splat_halves_i32(asum[g], asum[g + 1])))
+            a = fma(splat_halves_f16(arena, m + r0), weight, a)
+            b = fma(splat_halves_f16(arena, m + r1), weight, b)
+            c = fma(splat_halves_f16(arena, m + r2), weight, c)
+            d = fma(splat_halves_f16(arena, m + r3), weight, d)
+    return a, b, c, d
+
+
+@inner
+def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
+    return to_f32(dot_bytes(start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))

@@ -1,0 +1,1 @@
+"""The approximate head of the model: made once, kept on disk."""

@@ -1,0 +1,190 @@
+"""A recipe in the engine's terms: which linears have inputs that are switched off, and how."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparseact.engine.forward.gating import Gating
+from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
+from sparseact.engine.kernels.select import (
+    DEVIATIONS,
+    EVERYTHING,
+    HIGHEST,
+    MASS,
+    THRESHOLD,
+    Selection,
+)
+from sparseact.errors import InputError
+from sparseact.models.architecture import Architecture
+from sparseact.models.formats import Floats, bf16_of, float_of_bf16
+from sparseact.models.tensor_names import transformers_naming
+from sparseact.models.weights import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparseact.recipes.gate import Gate
+    from sparseact.recipes.recipe import Recipe
+
+RUNS = (
+    "sparseact",
+    "teal",
+    "wina",
+    "scap",
+    "statistical-top-k",
+    "top-p",
+    "n-of-m",
+    "cats",
+    "chess",
+    "countdown",
+    "top-k",
+    "cett",
+    "griffin",
+    "deja-vu",
+    "r-sparse with alpha=1",
+)
+"""Policies whose recipes the engine runs."""
+
+
+def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
+    """The gates of a recipe by the canonical name of their linear; those that never switch off are left out.
+
+    Raises:
+        InputError: the recipe is of another model, or of a policy that the engine does not run.
+    """
+    modules = _modules(weights.architecture)
+    gatings: dict[str, Gating] = {}
+    for gate in recipe.gates:
+        names = _linears(gate.site.module, modules)
+        if not names or not all(weights.shape(name)[1] == gate.site.units * gate.site.unit_size for name in names):
+            raise InputError(
+                f"--recipe: {recipe.policy} masks {gate.site.module} with {gate.site.units} inputs, "
+                f"which this {weights.architecture.family} does not have; calibrate on this model"
+            )
+        gating = _gating(gate, names, recipe.policy, modules, weights.architecture)
+        gating = replace(gating, level=recipe.meta.get("levels", {}).get(gate.site.module, 1.0))
+        if gating.selection.rule != EVERYTHING:
+            gatings |= dict.fromkeys(names, gating)
+    if _fingerprint(recipe, weights, modules) != recipe.model:
+        raise InputError(
+            f"--recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
+            "weights; calibrate again"
+        )
+    return gatings
+
+
+def selection_of(selector: Any, units: int) -> Selection:
+    """The rule of a selector of `sparseact.recipes.selectors` over a number of units."""
+    from sparseact.recipes import selectors as select
+
+    if isinstance(selector, select.Threshold):  # no score is below 0
+        return Selection(THRESHOLD if selector.value >= 0 else EVERYTHING, selector.value)
+    if isinstance(selector, select.StatisticalTopK):
+        everything = selector.multiplier <= select.BELOW_ALL
+        return Selection(EVERYTHING if everything else DEVIATIONS, selector.multiplier)
+    if isinstance(selector, select.TopP):
+        return Selection(MASS if selector.mass < 1 else EVERYTHING, selector.mass)
+    if isinstance(selector, select.TopK):
+        group, keep = units, select.keep_count(units, selector.sparsity)
+    else:
+        assert isinstance(selector, select.NOfM)
+        group, keep = selector.m, selector.n
+    return Selection(HIGHEST if keep < group else EVERYTHING, group=group, keep=keep)
+
+
+def _gating(
+    gate: Gate, names: list[str], policy: str, modules: dict[str, list[str]], architecture: Architecture
+) -> Gating:
+    selection = selection_of(gate.selector, gate.site.units)
+    choice = _choice(gate, names, modules)
+    reasons = {
+        "it reads a rotation of the inputs": gate.basis is not None,
+        "it reads low-rank factors for what is off": gate.low_rank is not None,
+        "it looks at columns of gate and up before it reads their rows, which would take the weights twice": (
+            gate.signal.reads == "guessed"
+        ),
+        "it switches heads off token by token": gate.site.kind == "heads" and not gate.frozen,
+        f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
+        "it chooses neurons and has a shift": choice != BY_INPUT and gate.shift is not None,
+        f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
+        and selection.rule not in {HIGHEST, EVERYTHING},
+        "it leaves none on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,
+    }
+    for reason, found in reasons.items():
+        if found:
+            raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
+    assert choice is not None
+    if choice == BY_GATE and not architecture.gated:
+        choice = BY_INPUT  # act(gate) is what down reads
+    predictor = None
+    if gate.predictor is not None:
+        first, second, bias = gate.predictor
+        predictor = _floats(first), _floats(second), _floats(bias)
+    scale, shift = (None if tensor is None else _floats(tensor) for tensor in (gate.scale, gate.shift))
+    return Gating(selection, scale, shift, choice, predictor)
+
+
+def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int | None:
+    """By what a gate decides about the inputs of the linears `names`; None for what the engine has not."""
+    layer, _, part = names[0].rpartition(".")
+    signal = gate.signal
+    if not gate.frozen and signal.reads == "input":
+        return BY_INPUT
+    if gate.frozen:
+        return BY_PROMPT if (part, gate.site.kind) in {("down", "mlp"), ("o", "heads")} else None
+    if part != "down":
+        return None
+    index, parts = signal.part
+    sources = _linears(signal.module, modules)
+    if signal.reads == "predicted":
+        return BY_PREDICTOR if sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid" else None
+    if len(sources) != parts or signal.reads != "output":
+        return None
+    return {(f"{layer}.gate", True): BY_GATE, (f"{layer}.up", False): BY_UP}.get(
+        (sources[index], bool(signal.activation))
+    )
+
+
+def _floats(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+
+
+def _modules(architecture: Architecture) -> dict[str, list[str]]:
+    """Canonical names of the linears by their module's name in transformers, without the path of the decoder."""
+    naming = transformers_naming(architecture.family)
+    modules: dict[str, list[str]] = {}
+    for name, shape in architecture.shapes.items():
+        layer, _, part = name.rpartition(".")
+        if len(shape) == 2 and part in {"q", "k", "v", "o", "gate", "up", "down"}:
+            modules.setdefault(naming.modules[part].format(layer), []).append(name)
+    modules["lm_head"] = [architecture.head]
+    return modules
+
+
+def _linears(module: str, modules: dict[str, list[str]]) -> list[str]:
+    return next((names for name, names in modules.items() if f".{module}".endswith(f".{name}")), [])
+
+
+def _fingerprint(recipe: Recipe, weights: Weights, modules: dict[str, list[str]]) -> str:
+    """As `policies.recipe.fingerprint` computes it of a model of transformers."""
+    naming = transformers_naming(weights.architecture.family)
+    digest = hashlib.sha256(weights.architecture.family.encode())
+    for gate in recipe.gates:
+        names = _linears(gate.site.module, modules)
+        shape = (sum(weights.shape(name)[0] for name in names), weights.shape(names[0])[1])
+        step = max(1, shape[0] * shape[1] // 32)
+        if naming.transposed and names[0] not in {"embed", "head"}:
+            shape = shape[::-1]
+            some = np.concatenate([weights.floats(name) for name in names]).T.flatten()[::step]
+        elif len(names) > 1:
+            some = np.concatenate([weights.floats(name) for name in names]).reshape(-1)[::step]
+        else:  # a few numbers of a large tensor
+            places = (divmod(place, shape[1]) for place in range(0, shape[0] * shape[1], step))
+            some = np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in places], np.float32)
+        values = float_of_bf16(bf16_of(np.ascontiguousarray(some))).tolist()
+        digest.update(f"{gate.site.module} {shape} {values}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""From the weights of a model to the arena and the vectors that the compiled step reads, a tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sparseact.engine.forward.model import Model
+from sparseact.engine.forward.state import padded, zeros
+from sparseact.engine.quant.arena import BIAS, Arena, Linear
+from sparseact.errors import unknown_name
+from sparseact.models.architecture import Architecture
+from sparseact.models.formats import FORMATS, Floats, Quantised, dequantise, joined, quantise
+from sparseact.models.weights import Weights
+
+DTYPES = ("f32", "bf16", "q8", "q4", "file")
+"""Types of the weights. `q4` keeps the embedding and the head at 8 bits; `file` takes what the file has."""
+ROWS = 4096
+"""Rows of a tensor that are read at once, so that only the result stands in memory as a whole."""
+
+
+def load_model(
+    weights: Weights,
+    dtype: str,
+    layouts: Mapping[str, str],
+    extra: Mapping[str, Floats] | None = None,
+    added: Sequence[Linear] = (),
+) -> Model:
+    """Read all weights.
+
+    Args:
+        weights: where they are.
+        dtype: one of `DTYPES`.
+        layouts: layout of each linear that is not in panels, by canonical name.
+        extra: more vectors.
+        added: more linears, which are still zeros.
+
+    Raises:
+        InputError: an unknown dtype, or a damaged file.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype: unknown type of weights", dtype, DTYPES)
+    names = linear_names(weights.architecture, weights.names)
+    linears = [
+        Linear(name, format_of(weights, name, dtype), layouts.get(name, "panels"), *weights.shape(name))
+        for name in names
+    ]
+    arena = Arena.allocate([*linears, *added])
+    for i, linear in enumerate(linears):
+        arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
+    vectors, offsets = _vectors(weights, [name for name in weights.names if name not in names], extra or {})
+    numbers = {linear.name: i for i, linear in enumerate(arena.linears)}
+    for name, i in numbers.items():
+        arena.table[i, BIAS] = offsets.get("head.bias" if name == _head(names) else f"{name}.bias", -1)
+    return Model(arena, numbers, vectors, offsets)
+
+
+def linear_names(architecture: Architecture, names: Collection[str]) -> list[str]:
+    """Those of the names that are linears, and the embedding among them, in the order in which a token reads them."""
+    layers = range(architecture.layers)
+    blocks = [f"{layer}.{name}" for layer in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
+    return [name for name in (*blocks, "embed", "head") if name in names]
+
+
+def _head(names: Sequence[str]) -> str:
+    return names[-1]  # `head`, or `embed` where they are one
+
+
+def format_of(weights: Weights, name: str, dtype: str) -> str:
+    """The format of a linear, one of `FORMATS`, for one of `DTYPES`."""
+    if dtype == "file":
+        first = weights.read(name, 0, 1)
+        if isinstance(first, Quantised):
+            return first.format
+        # A file of float32 whose numbers all fit bfloat16 was bfloat16.
+        fits = all(not (part.view(np.uint32) & 0xFFFF).any() for part in map(floats_of, _parts(weights, name)))
+        return "bf16" if fits else "f32"
+    if dtype == "q4":
+        first = weights.read(name, 0, 1)
+        if isinstance(first, Quantised) and first.format in {"q4", "q4m"}:
+            return first.format
+        return "q8" if name in {"embed", "head"} else "q4m"
+    assert dtype in FORMATS
+    return dtype
+
+
+def _parts(weights: Weights, name: str) -> Iterator[Floats | Quantised]:
+    rows = weights.shape(name)[0]
+    for first in range(0, rows, ROWS):
+        yield weights.read(name, first, min(first + ROWS, rows))
+
+
+def floats_of(value: Floats | Quantised) -> Floats:
+    """The numbers themselves."""
+    return dequantise(value) if isinstance(value, Quantised) else value
+
+
+def _as(value: Floats | Quantised, format: str) -> Quantised:  # noqa: A002
+    if isinstance(value, Quantised) and value.format == format:
+        return value
+    return quantise(floats_of(value), format)
+
+
+def _vectors(weights: Weights, names: Sequence[str], extra: Mapping[str, Floats]) -> tuple[Floats, dict[str, int]]:
+    sizes = {name: int(np.prod(weights.shape(name))) for name in names} | {name: v.size for name, v in extra.items()}
+    offsets, end = {}, 0
+    for name, size in sizes.items():
+        offsets[name] = end
+        end += padded(size)
+    vectors = zeros((max(end, 1),))
+    for name, size in sizes.items():
+        value = extra[name] if name in extra else weights.floats(name)
+        vectors[offsets[name] : offsets[name] + size] = value.reshape(-1)
+    return vectors, offsets

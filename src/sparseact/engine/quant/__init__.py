@@ -1,0 +1,1 @@
+"""Weights in memory: packed, repacked, read back; and inputs as int8."""

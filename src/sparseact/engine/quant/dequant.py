@@ -1,0 +1,108 @@
+"""The weights of a linear as float32, from any layout: an embedding's row, or all of them for the prefill."""
+
+from typing import Any
+
+import numpy as np
+
+from sparseact.engine.kernels.gemv_rows import width_of_row
+from sparseact.engine.quant.arena import (
+    CODES,
+    FORMAT,
+    INPUTS,
+    LAYOUT,
+    MINS,
+    PADDED_INPUTS,
+    PADDED_OUTPUTS,
+    SCALES,
+)
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS
+from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.vectors import bf16_at, f16_at, f32_at
+from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
+
+HALF = BLOCK // 2
+"""Inputs whose places follow one rule: those of a block that are low nibbles, and those that are high."""
+
+
+@compiled
+def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
+    """out[:inputs] = row `row` of linear `i`, of any layout.
+
+    Args:
+        arena: bytes of all weights.
+        table: int64 [linears, FIELDS].
+        i: number of the linear.
+        row: which output; below the true number of outputs.
+        out: float32 [inputs]; written.
+    """
+    form, inputs = table[i, FORMAT], table[i, INPUTS]
+    codes = table[i, CODES]
+    bias = np.float32(128 if form == Q8 else 8 if form == Q4 else 0)
+    for j in range(0, inputs, HALF):
+        start, unit, step, shift = _places(table, i, row, j)
+        scale, least = np.float32(1), np.float32(0)
+        if form not in (F32, BF16):
+            at_scale, at_min = _places_of_scale(table, i, row, j // BLOCK)
+            scale = f16_at(arena, at_scale)
+            least = f16_at(arena, at_min) if form == Q4M else least
+        for k in range(min(HALF, inputs - j)):
+            place = start + k // unit * step + k % unit
+            if form == F32:
+                out[j + k] = f32_at(arena, codes + 4 * place)
+            elif form == BF16:
+                out[j + k] = bf16_at(arena, codes + 2 * place)
+            else:
+                code = arena[codes + place]
+                if form != Q8:
+                    code = code >> shift & 15
+                out[j + k] = (np.float32(code) - bias) * scale + least
+
+
+@compiled
+def unpack(arena: Any, table: Any, i: int, first: int, last: int, out: Any) -> None:
+    """out[: last - first, :inputs] = the rows first..last of linear `i`, of any layout; out float32."""
+    for row in range(first, last):
+        read_row(arena, table, i, row, out[row - first])
+
+
+@inner
+def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
+    """Where the codes of a row's inputs j..j+15 lie: input j + k at start + k // unit * step + k % unit.
+
+    Places count codes, of 4 bits counted by bytes; the last number is how far such a code is shifted
+    in its byte. This is `layouts.pack` read backwards.
+    """
+    form, layout = table[i, FORMAT], table[i, LAYOUT]
+    outputs, inputs = table[i, PADDED_OUTPUTS], table[i, PADDED_INPUTS]
+    nibbles = form in (Q4, Q4M)
+    if layout == PANELS:
+        unit = 1 if form == F32 else 2 if form == BF16 else 4
+        panel, lane = row // PANEL * PANEL * inputs, row % PANEL * unit
+        if nibbles:
+            return panel // 2 + j // BLOCK * PANEL * HALF + lane, unit, PANEL * unit, j % BLOCK // HALF * 4
+        return panel + j * PANEL + lane, unit, PANEL * unit, 0
+    if layout == COLUMNS:
+        within = row % CHUNK
+        if form not in (F32, BF16):
+            within = within % 16 // 4 * 16 + within // 16 * 4 + within % 4
+        if nibbles:
+            half = CHUNK // 2
+            return j * outputs // 2 + row // CHUNK * half + within % half, 1, outputs // 2, within // half * 4
+        return j * outputs + row // CHUNK * CHUNK + within, 1, outputs, 0
+    if nibbles:
+        return row * width_of_row(form, inputs) + j // CHUNK * BLOCK + j % BLOCK, 1, 1, j % CHUNK // BLOCK * 4
+    return row * (width_of_row(form, inputs) if form == Q8 else inputs) + j, 1, 1, 0
+
+
+@inner
+def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
+    """Where the scale and the minimum of a row's block g lie in the arena."""
+    layout, blocks = table[i, LAYOUT], table[i, PADDED_INPUTS] // BLOCK
+    if layout == ROWS:
+        form = table[i, FORMAT]
+        start = table[i, CODES] + row * width_of_row(form, blocks * BLOCK)
+        scale = start + blocks * (BLOCK if form == Q8 else BLOCK // 2) + 2 * g
+        return scale, scale + 2 * blocks
+    in_panel = (row // PANEL * blocks + g) * PANEL + row % PANEL
+    at = in_panel if layout == PANELS else g * table[i, PADDED_OUTPUTS] + row
+    return table[i, SCALES] + 2 * at, table[i, MINS] + 2 * at

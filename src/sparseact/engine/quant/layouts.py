@@ -1,0 +1,55 @@
+"""The layouts of weights in memory, and the room that a linear takes in each. Written by `pack`, read by the kernels.
+
+panels   16 rows interleaved, so that the lanes of a vector are rows and no sum runs across lanes: for
+         linears of which every row is wanted.
+columns  the transpose: the weights of one input lie together, so that an input that is off costs
+         nothing. Blocks stay those along the inputs; nothing is quantised anew.
+rows     one row after another, its codes, then its scales and minimums: for linears of which some rows
+         are wanted.
+"""
+
+from dataclasses import dataclass
+
+from sparseact.models.formats import BLOCK
+
+LAYOUTS = ("panels", "columns", "rows")
+"""Names of the layouts; the number of a layout in the table of linears is its place here."""
+PANELS, COLUMNS, ROWS = range(3)
+
+PANEL = 16
+"""Rows that are interleaved in the layout `panels`: the lanes of a 512-bit vector."""
+CHUNK = 64
+"""Rows of a column that one load takes in the layout `columns`; the inputs that one load takes in `rows`."""
+
+_BITS = {"f32": 32, "bf16": 16, "q8": 8, "q4": 4, "q4m": 4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a linear takes in the arena: padded sizes, and bytes of its codes, scales and minimums.
+
+    `scales` and `mins` are 0 for formats without them, and in the layout `rows`, where each row's
+    scales and minimums follow its codes.
+    """
+
+    padded_outputs: int
+    padded_inputs: int
+    codes: int
+    scales: int
+    mins: int
+
+
+def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # noqa: A002
+    """Sizes of a linear [outputs, inputs] in a format and a layout."""
+    rows = _up(outputs, {"panels": PANEL, "columns": CHUNK, "rows": 1}[layout])
+    columns = _up(inputs, CHUNK if layout == "rows" else BLOCK)
+    codes = rows * columns * _BITS[format] // 8
+    scales = 2 * rows * columns // BLOCK if format[0] == "q" else 0
+    mins = scales if format == "q4m" else 0
+    if layout == "rows":
+        codes, scales, mins = codes + scales + mins, 0, 0
+    return Shape(rows, columns, codes, scales, mins)
+
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

@@ -1,0 +1,130 @@
+"""lm-evaluation-harness on a sparse model; import this module only where the extra `eval` is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from sparseact.errors import InputError
+from sparseact.models.quiet import first_line
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparseact.masked.density import Density
+    from sparseact.policies import Recipe
+
+
+class SparseHFLM(HFLM):
+    """lm-eval's model class for a transformers model, under a recipe while it is asked something.
+
+    What HFLM reads at once is prefill: a recipe for decoding only changes nothing in tasks that score
+    given answers, and works in tasks that generate.
+
+    Attributes:
+        density: what was read so far; None without a recipe. HFLM tells the model of no padding, so with a
+            batch size above 1 padded positions count too.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        recipe: Recipe | None = None,
+        *,
+        batch_size: int = 1,
+        **options: Any,
+    ) -> None:
+        """options: those of HFLM."""
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **options)
+        self.recipe = recipe
+        self.density: Density | None = None
+
+    def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self._under_recipe(super()._model_call, *args, **kwargs)
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self._under_recipe(super()._model_generate, *args, **kwargs)
+
+    def _under_recipe(self, function: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with self.recipe(self.model) if self.recipe is not None else nullcontext() as density:
+            answer = function(*args, **kwargs)
+        if density is not None:
+            self._add(density)
+        return answer
+
+    def _add(self, new: Density) -> None:
+        if self.density is None:
+            self.density = new
+            return
+        for counts in ("off", "tokens", "sparse"):
+            total = getattr(self.density, counts)
+            for key, count in getattr(new, counts).items():
+                total[key] += count
+
+
+def run_tasks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    *,
+    recipe: Recipe | None = None,
+    limit: int | None = None,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run tasks of lm-evaluation-harness.
+
+    Args:
+        tasks: names as lm-eval knows them, or .yaml files of tasks.
+        limit: use only so many documents of each task.
+
+    Returns:
+        `tasks` {task: {metric: value}} as lm-eval names them, and `achieved`.
+
+    Raises:
+        InputError: an unknown task, or one whose data set cannot be had.
+    """
+    manager = TaskManager()
+    names = [_checked_name(task, manager) for task in tasks]
+    try:
+        manager.load(names)
+    except Exception as error:  # a task's data set fails as it likes
+        raise InputError(f"--tasks: {', '.join(names)} cannot be loaded: {first_line(error)}") from error
+    language_model = SparseHFLM(model, tokenizer, recipe, batch_size=batch_size)
+    found = simple_evaluate(
+        language_model,
+        tasks=names,
+        task_manager=manager,
+        limit=limit,
+        log_samples=False,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    results = {
+        task: {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+        for task, metrics in found["results"].items()
+    }
+    return {"tasks": results, "achieved": language_model.density.achieved() if language_model.density else 0.0}
+
+
+def _checked_name(task: str, manager: TaskManager) -> str:
+    if Path(task).suffix == ".yaml":
+        if not Path(task).is_file():
+            raise InputError(f"--tasks: no such file: {task}")
+        return str(Path(task).resolve())
+    if task not in manager.all_tasks:  # thousands of them
+        close = get_close_matches(task, manager.all_tasks, n=3)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists them."
+        raise InputError(f"--tasks: unknown task {task!r}. {hint}")
+    return task

@@ -1,0 +1,1 @@
+"""A model of transformers under a recipe."""

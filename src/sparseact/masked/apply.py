@@ -1,0 +1,163 @@
+"""Run a model through gates: hooks on its linears for the time of a `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sparseact.errors import InputError, SparseactError
+from sparseact.masked.clock import Clock, read_clock
+from sparseact.masked.density import Density
+from sparseact.recipes.gate import Gate
+from sparseact.recipes.phases import Phases
+from sparseact.sites import Site, on_units, weight_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def run_sparse(
+    model: PreTrainedModel,
+    gates: Sequence[Gate],
+    phases: Phases,
+    *,
+    masked: bool = True,
+    on_scores: Callable[[Gate, Tensor], None] | None = None,
+) -> Iterator[Density]:
+    """Mask every gate's site in each forward pass inside the block; what was read is counted.
+
+    Args:
+        masked: false to leave the model dense, for watching scores only.
+        on_scores: called with each gate and the scores [tokens, units] of the tokens that are sparse.
+
+    Raises:
+        SparseactError: on a normal exit, if a forward pass ran no gate.
+    """
+    by_site = {gate.site: gate.to(model.device) for gate in gates}  # one gate per site
+    density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
+    pass_ = _Pass(dict(model.named_modules(remove_duplicate=False)), density, masked, on_scores)
+
+    def tick(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        pass_.clock = read_clock(kwargs | ({"input_ids": args[0]} if args else {}), phases)
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(tick, with_kwargs=True).remove)
+        for gate in by_site.values():
+            if gate.signal.reads == "output":
+                source = model.get_submodule(gate.signal.module)
+                stack.callback(source.register_forward_hook(pass_.note_output(gate.signal.module)).remove)
+            elif gate.signal.reads in {"predicted", "guessed"}:
+                source = model.get_submodule(gate.signal.module)
+                stack.callback(source.register_forward_pre_hook(pass_.note_input(gate.signal.module)).remove)
+            if gate.low_rank is not None:
+                linear = model.get_submodule(gate.site.module)
+                stack.callback(linear.register_forward_hook(pass_.correct(gate)).remove)
+        stack.enter_context(on_units(model, list(by_site), lambda site, x: pass_.apply(by_site[site], x)))
+        yield density
+
+
+class _Pass:
+    """What the hooks of one forward pass tell each other."""
+
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        density: Density,
+        masked: bool,  # noqa: FBT001
+        on_scores: Callable[[Gate, Tensor], None] | None,
+    ) -> None:
+        self._modules = modules
+        self.clock: Clock | None = None
+        self._density = density
+        self._masked = masked
+        self._on_scores = on_scores
+        self._noted: dict[str, Tensor] = {}
+        self._dropped: dict[Site, Tensor] = {}
+        self._frozen: dict[Site, Tensor] = {}
+
+    def note_output(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            self._noted[name] = output
+
+        return hook
+
+    def note_input(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._noted[name] = args[0]
+
+        return hook
+
+    def correct(self, gate: Gate) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+            dropped = self._dropped.pop(gate.site, None)
+            if dropped is None:  # a block that shares this linear with the gate's ran it
+                return output
+            return output + gate.correction(dropped).reshape(output.shape)
+
+        return hook
+
+    def apply(self, gate: Gate, x: Tensor) -> Tensor:
+        """Mask the units [batch, tokens, units, unit_size] of a gate's site."""
+        if self.clock is None:
+            raise InputError("a recipe runs the whole model: call the model itself, not one of its submodules")
+        clock = self.clock.at_head() if gate.site.is_head else self.clock
+        inputs = x.flatten(-2)
+        units = inputs if gate.site.unit_size == 1 else x.norm(dim=-1)  # a head is as large as what it puts out
+        on = self._mask(gate, units, clock) | ~clock.sparse[..., None]
+        if not self._masked:
+            on = torch.ones_like(on)
+        self._density.count(gate, on, clock)
+        kept = gate.keep(inputs, on[..., None].expand_as(x).flatten(-2))
+        if gate.low_rank is not None:
+            self._dropped[gate.site] = inputs - kept
+        return kept.view_as(x)
+
+    def _mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
+        if gate.frozen:
+            return self._frozen_mask(gate, units, clock)
+        scores = gate.score(self._signal(gate, units))
+        if self._on_scores is not None:
+            self._on_scores(gate, scores[clock.sparse & clock.real])
+        return gate.selector.mask(scores)
+
+    def _signal(self, gate: Gate, units: Tensor) -> Tensor:
+        if gate.signal.reads == "input":
+            return gate.rotate(units)
+        noted = self._noted[gate.signal.module]
+        noted = noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
+        if gate.signal.reads == "guessed":
+            return gate.guess(self._modules, noted)
+        return gate.signal.of(noted) if gate.signal.reads == "output" else gate.predict(noted)
+
+    def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
+        if clock.phase == "prefill":
+            self._frozen[gate.site] = gate.selector.mask(prompt_scores(units, clock.real))[:, None]
+            return torch.ones_like(units, dtype=torch.bool)
+        frozen = self._frozen.get(gate.site)
+        if frozen is None or len(frozen) != len(units):
+            raise SparseactError(
+                "decoding with units that are chosen from the prompt, but the prompt was not run inside "
+                "`with recipe(model):`, or with another batch"
+            )
+        return frozen.expand(units.shape)
+
+
+def prompt_scores(units: Tensor, real: Tensor) -> Tensor:
+    """How much each unit mattered over a prompt: the norm over tokens of its share of a token's norm.
+
+    GRIFFIN, arXiv 2404.01365: s = ||[z_t / ||z_t||_2]_t||_2.
+
+    Args:
+        units: [batch, tokens, units].
+        real: [batch, tokens], false for padding.
+
+    Returns:
+        [batch, units]
+    """
+    share = units / units.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return share.where(real[..., None], 0).norm(dim=1)

@@ -1,0 +1,1 @@
+"""What holds weights: GGUF files, safetensors, a model in memory."""

@@ -1,0 +1,184 @@
+"""Where each tensor of a model stands in a source: its name there, its rows, and what has to be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sparseact.errors import InputError, UnsupportedModelError
+from sparseact.models.architecture import Architecture
+
+# Buffers that old files hold beside the weights, and a head that repeats the embedding.
+_IGNORED = (
+    "attn.bias",
+    "attn.masked_bias",
+    "lm_head.weight",
+    "output.weight",
+    "attn_rot_embd.weight",
+    "rope_freqs.weight",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One canonical tensor in a source.
+
+    Attributes:
+        name: the source's tensor.
+        first: its first row there, where several tensors are fused or the source has unused rows.
+        transposed: stored as [inputs, outputs].
+        added: what is added to every number; Gemma's norms are stored less 1.
+        pairs: rows of a head stand as (0, 1), (2, 3), ... where transformers has (0, n / 2), ...; their
+            number in a head, 0 if they do not.
+    """
+
+    name: str
+    first: int = 0
+    transposed: bool = False
+    added: float = 0.0
+    pairs: int = 0
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A source's names.
+
+    Attributes:
+        modules: canonical name without layer and `.bias` to module; `{}` stands for the layer. Names with
+            one module are fused in it, in their canonical order.
+        transposed: linears in the blocks are stored as [inputs, outputs].
+        added_to_norms: see `Place.added`.
+        unused_positions: rows before position 0.
+        paired: rows of q and k stand in pairs, see `Place.pairs`.
+    """
+
+    modules: Mapping[str, str]
+    transposed: bool = False
+    added_to_norms: float = 0.0
+    unused_positions: int = 0
+    paired: bool = False
+
+
+_LLAMA = {
+    "embed": "embed_tokens",
+    "norm": "norm",
+    "head": "lm_head",
+    **{name: f"layers.{{}}.self_attn.{name}_proj" for name in "qkvo"},
+    **{name: f"layers.{{}}.mlp.{name}_proj" for name in ("gate", "up", "down")},
+    "attention_norm": "layers.{}.input_layernorm",
+    "mlp_norm": "layers.{}.post_attention_layernorm",
+    "q_norm": "layers.{}.self_attn.q_norm",
+    "k_norm": "layers.{}.self_attn.k_norm",
+}
+_GEMMA = _LLAMA | {
+    "post_attention_norm": "layers.{}.post_attention_layernorm",
+    "mlp_norm": "layers.{}.pre_feedforward_layernorm",
+    "post_mlp_norm": "layers.{}.post_feedforward_layernorm",
+}
+_PHI3 = (
+    _LLAMA
+    | dict.fromkeys("qkv", "layers.{}.self_attn.qkv_proj")
+    | dict.fromkeys(("gate", "up"), "layers.{}.mlp.gate_up_proj")
+)
+_PHI = _LLAMA | {
+    "norm": "final_layernorm",
+    "o": "layers.{}.self_attn.dense",
+    "gate": "layers.{}.mlp.fc1",
+    "down": "layers.{}.mlp.fc2",
+}
+_OPT = _LLAMA | {
+    "positions": "embed_positions",
+    "norm": "final_layer_norm",
+    "o": "layers.{}.self_attn.out_proj",
+    "gate": "layers.{}.fc1",
+    "down": "layers.{}.fc2",
+    "attention_norm": "layers.{}.self_attn_layer_norm",
+    "mlp_norm": "layers.{}.final_layer_norm",
+}
+_GPT2 = {
+    "embed": "wte",
+    "positions": "wpe",
+    "norm": "ln_f",
+    "head": "lm_head",
+    **dict.fromkeys("qkv", "h.{}.attn.c_attn"),
+    "o": "h.{}.attn.c_proj",
+    "gate": "h.{}.mlp.c_fc",
+    "down": "h.{}.mlp.c_proj",
+    "attention_norm": "h.{}.ln_1",
+    "mlp_norm": "h.{}.ln_2",
+}
+_TRANSFORMERS = {
+    "gemma2": Naming(_GEMMA, added_to_norms=1.0),
+    "gemma3_text": Naming(_GEMMA, added_to_norms=1.0),
+    "phi": Naming(_PHI),
+    "phi3": Naming(_PHI3),
+    "opt": Naming(_OPT, unused_positions=2),
+    "gpt2": Naming(_GPT2, transposed=True),
+}
+
+
+def transformers_naming(family: str) -> Naming:
+    """Names in a model of transformers, without the path of the decoder in it."""
+    return _TRANSFORMERS.get(family, Naming(_LLAMA))
+
+
+def find_places(
+    architecture: Architecture, naming: Naming, shapes: Mapping[str, tuple[int, ...]], where: str
+) -> dict[str, Place]:
+    """The place of every tensor that the source has, by canonical name.
+
+    Args:
+        architecture: says which tensors there must be, and their shapes.
+        naming: the source's names.
+        shapes: the source's tensors.
+        where: the source, for errors.
+
+    Raises:
+        InputError: a tensor is missing or of another shape.
+        UnsupportedModelError: the source has weights that the architecture has no use for.
+    """
+    prefix = _prefix(naming, shapes)
+    expected = architecture.shapes
+    places = {}
+    for name, shape in expected.items():
+        place, rows = _place(name, architecture, naming, prefix)
+        stored = (rows, *shape[1:])[:: -1 if place.transposed else 1]
+        if place.name not in shapes and not architecture.optional(name):
+            raise InputError(f"{where}: the tensor {place.name} is missing")
+        if place.name in shapes:
+            if shapes[place.name] != stored:
+                raise InputError(f"{where}: {place.name} is {shapes[place.name]}; the config makes it {stored}")
+            places[name] = place
+    used = {place.name for place in places.values()}
+    for name in shapes:
+        if name not in used and name.endswith((".weight", ".bias")) and not name.endswith(_IGNORED):
+            raise UnsupportedModelError(
+                f"{where}: the engine has no use for the tensor {name} in a {architecture.family}"
+            )
+    return places
+
+
+def _place(name: str, architecture: Architecture, naming: Naming, prefix: str) -> tuple[Place, int]:
+    """The place of one tensor, and how many rows the source's tensor must have."""
+    stem, kind = (name.removesuffix(".bias"), "bias") if name.endswith(".bias") else (name, "weight")
+    layer, _, part = stem.rpartition(".")
+    module = naming.modules[part]
+    shapes = (architecture.shapes_of_layer() if layer else architecture.shapes_outside()) | {
+        "head": (architecture.vocabulary,)
+    }
+    fused = [other for other in shapes if naming.modules[other] == module]
+    unused = naming.unused_positions if part == "positions" else 0
+    place = Place(
+        name=f"{'' if part == 'head' else prefix}{module.format(layer)}.{kind}",
+        first=unused + sum(shapes[other][0] for other in fused[: fused.index(part)]),
+        transposed=naming.transposed and kind == "weight" and len(shapes[part]) == 2 and layer != "",
+        added=naming.added_to_norms if part.endswith("norm") and kind == "weight" else 0.0,
+        pairs=architecture.head_dim if naming.paired and part in {"q", "k"} else 0,
+    )
+    return place, unused + sum(shapes[other][0] for other in fused)
+
+
+def _prefix(naming: Naming, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What stands before all names but the head's: `model.`, or nothing in a file of the bare decoder."""
+    embed = naming.modules["embed"] + ".weight"
+    return next((name.removesuffix(embed) for name in shapes if name.endswith(embed)), "")

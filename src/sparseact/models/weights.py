@@ -1,0 +1,163 @@
+"""The weights of a model by canonical names, read a tensor at a time from wherever they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from sparseact.errors import InputError
+from sparseact.models.architecture import Architecture
+from sparseact.models.families import read_config
+from sparseact.models.formats import Array, Floats, Quantised, dequantise
+from sparseact.models.sources.gguf import GGUFTensors
+from sparseact.models.sources.gguf_config import gguf_config, gguf_naming
+from sparseact.models.sources.safetensors import SafetensorsFolder
+from sparseact.models.tensor_names import Place, find_places, transformers_naming
+
+
+class Source(Protocol):
+    """Tensors by the names that a model, a folder or a file gives them."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor, rows first."""
+
+    def read(self, name: str, first: int, last: int) -> Floats | Quantised:
+        """Rows `first` to `last` of a tensor, in memory of their own."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of one model; nothing is held in memory but where they are.
+
+    Attributes:
+        architecture: what they belong to.
+        places: where each tensor is, by canonical name (see `Architecture.shapes`).
+        source: what reads them.
+    """
+
+    architecture: Architecture
+    places: Mapping[str, Place]
+    source: Source
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of the tensors that there are; a tied head is not among them."""
+        return tuple(self.places)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.places
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """[outputs, inputs] of a linear, [size] of a norm or a bias."""
+        return self.architecture.shapes[name]
+
+    def read(self, name: str, first: int = 0, last: int | None = None) -> Floats | Quantised:
+        """Rows `first` to `last` of a tensor, as float32 or in the file's blocks where `formats` has them.
+
+        Raises:
+            KeyError: the model has no such tensor.
+            IndexError: it has no such rows.
+        """
+        place, rows = self.places[name], self.shape(name)[0]
+        last = rows if last is None else last
+        if not 0 <= first <= last <= rows:
+            raise IndexError(f"rows {first} to {last} of {name}, which has {rows}")
+        if place.transposed:  # what is wanted are columns of the source's rows
+            stored = floats(self.source.read(place.name, 0, self.source.shapes[place.name][0]))
+            return np.ascontiguousarray(stored[:, place.first + first : place.first + last].T)
+        if place.pairs:
+            whole = self.source.read(place.name, place.first, place.first + rows)
+            return _rows(whole, _unpaired(rows, place.pairs)[first:last])
+        value = self.source.read(place.name, place.first + first, place.first + last)
+        return floats(value) + np.float32(place.added) if place.added else value
+
+    def floats(self, name: str, first: int = 0, last: int | None = None) -> Floats:
+        """As `read`, always float32."""
+        return floats(self.read(name, first, last))
+
+
+def open_weights(model: Any) -> Weights:
+    """The weights of a model of transformers, of a folder in its format, or of a GGUF file.
+
+    Args:
+        model: a loaded model, or the path of a folder with config.json and *.safetensors, or of a .gguf file.
+
+    Raises:
+        InputError: nothing there, or it is damaged, or lacks a tensor.
+        UnsupportedModelError: a family, a number format or a tensor that the engine does not know.
+    """
+    if hasattr(model, "named_parameters"):
+        return _weights_of_model(model)
+    path = Path(model)
+    if path.is_dir():
+        return _weights_of_folder(path)
+    if not path.is_file():
+        raise InputError(f"--model: no such file or folder: {str(model)!r}")
+    tensors = GGUFTensors.open(path)
+    architecture = read_config(gguf_config(tensors), str(path))
+    naming = gguf_naming(tensors, architecture)
+    return Weights(architecture, find_places(architecture, naming, tensors.shapes, str(path)), tensors)
+
+
+def _weights_of_model(model: Any) -> Weights:
+    where = type(model).__name__
+    architecture = read_config(model.config.to_dict(), where)
+    source = _LoadedModel(dict(model.named_parameters(remove_duplicate=False)), where)
+    naming = transformers_naming(architecture.family)
+    return Weights(architecture, find_places(architecture, naming, source.shapes, where), source)
+
+
+def _weights_of_folder(folder: Path) -> Weights:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no config.json here, so it holds no transformers model") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / 'config.json'}: holds no config of a model")
+    architecture = read_config(config, str(folder / "config.json"))
+    source = SafetensorsFolder.open(folder)
+    naming = transformers_naming(architecture.family)
+    return Weights(architecture, find_places(architecture, naming, source.shapes, str(folder)), source)
+
+
+@dataclass(frozen=True)
+class _LoadedModel:
+    """The parameters of a model of transformers, on any device, in any floating type."""
+
+    parameters: Mapping[str, Any]
+    where: str
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+
+    def read(self, name: str, first: int, last: int) -> Floats:
+        parameter = self.parameters[name].detach()
+        if parameter.is_meta or not parameter.is_floating_point():
+            raise InputError(f"{self.where}: {name} is not in memory as plain numbers ({parameter.dtype})")
+        return np.array(parameter[first:last].float().cpu().numpy(), order="C")
+
+
+def floats(value: Floats | Quantised) -> Floats:
+    """The numbers themselves, whether they are in blocks or not."""
+    return dequantise(value) if isinstance(value, Quantised) else value
+
+
+def _unpaired(rows: int, head_dim: int) -> Array:
+    """For each row in transformers' order, its number among rows that stand in rotating pairs."""
+    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).ravel()
+
+
+def _rows(value: Floats | Quantised, index: Array) -> Floats | Quantised:
+    if not isinstance(value, Quantised):
+        return value[index]
+    parts = {name: getattr(value, name) for name in ("codes", "scales", "mins")}
+    return replace(value, **{name: part[index] for name, part in parts.items() if part is not None})

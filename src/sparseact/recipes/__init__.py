@@ -1,0 +1,1 @@
+"""What a recipe is made of: sites, gates, selectors, phases."""

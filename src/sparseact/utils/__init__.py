@@ -1,0 +1,1 @@
+"""What every part uses: files, checksums, what a measurement ran on."""

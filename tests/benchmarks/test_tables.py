@@ -1,0 +1,57 @@
+"""Rows of a measurement become the tables of a results page."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("policies_tables")
+
+
+def row(policy, sparsity, ratio):
+    answers = {"ratio": ratio + 1, "kl": 0.5, "achieved": sparsity}
+    measured = {
+        "achieved": sparsity,
+        "bytes_per_token": 1e8,
+        "kl": 0.25,
+        "agreement": 0.75,
+        "tokens": 99,
+        "answers": answers,
+    }
+    return {"policy": policy, "sparsity": sparsity, "ratio": ratio, **measured}
+
+
+def test_policies_stand_by_their_loss_and_what_was_refused_says_so(tables):
+    rows = [row("teal", 0.4, 1.2), row("sparseact", 0.4, 1.05), row("teal", 0.7, 3.0)]
+    rows.append({"policy": "larosa", "sparsity": 0.7, "refused": "--sparsity: too high"})
+    assert tables.by_level(rows).splitlines()[2:] == [
+        "| `sparseact` | 1.050 |  |",
+        "| `teal` | 1.200 | 3.000 |",
+        "| `larosa` |  | out of reach |",
+    ]
+    assert tables.in_full(rows).splitlines()[2] == (
+        "| `sparseact` | 0.4 | 0.400 | 100 | 1.050 | 0.250 | 0.750 | 2.050 | 0.500 | 0.400 | 99 |"
+    )
+
+
+def test_a_page_is_filled_between_its_marks_and_nowhere_else(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- one -->\nold\n<!-- end -->\nafter\n")
+    importlib.import_module("pages").fill(page, {"one": "new\n", "two": "lost\n"})
+    assert page.read_text() == "before\n<!-- one -->\nnew\n<!-- end -->\nafter\n"
+    assert capsys.readouterr().out == "no place for two\n"
+
+
+def test_costs_stand_side_by_side(tables):
+    costs = [
+        {"policy": "teal", "model": model, "seconds": 30.2, "cpu_seconds": 55.0, "peak_bytes": 4e9}
+        for model in ("smollm2", "gemma3")
+    ]
+    assert tables.calibration(costs).splitlines()[-1] == "| `teal` | 30 | 55 | 4.0 | 30 | 55 | 4.0 |"

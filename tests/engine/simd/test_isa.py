@@ -1,0 +1,75 @@
+"""The same results from the instructions of other processors, and code for ARM that is what it should be."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+
+from llvmlite import binding, ir
+
+from sparseact.engine.simd.isa import Target, dot_bytes_ir, half_to_float_ir
+from sparseact.engine.simd.vectors import Emitter
+
+on_x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="compiles for x86")
+
+
+@on_x86
+@pytest.mark.slow  # compiles all kernels anew for each processor
+@pytest.mark.parametrize("cpu", ["x86-64-v3", "x86-64"])
+def test_products_are_exact_on_older_processors(cpu):
+    if cpu == "x86-64-v3" and not binding.get_host_cpu_features().get("avx2"):
+        pytest.skip("this machine has no AVX2")
+    chosen = "ends_of_their_range or rounds or rounded or zero or to_the_bit"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "test_engine_kernels.py"],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+
+
+def arm_instructions(features):
+    """What LLVM makes of the product of bytes and of float16 for ARM with these features."""
+    numbers, halves = ir.VectorType(ir.IntType(32), 16), ir.VectorType(ir.IntType(16), 16)
+    octets, floats = ir.VectorType(ir.IntType(8), 64), ir.VectorType(ir.FloatType(), 16)
+    kinds = [kind.as_pointer() for kind in (numbers, octets, octets, halves, floats)]
+    module = ir.Module()
+    module.triple = "aarch64-unknown-linux-gnu"
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "test")
+    emitter = Emitter.__new__(Emitter)
+    emitter.ir = ir.IRBuilder(function.append_basic_block())
+    emitter.target = Target("aarch64", frozenset(features))
+    acc, a, b, half, out = function.args
+    load, store = emitter.ir.load, emitter.ir.store
+    store(dot_bytes_ir(emitter, load(acc), load(a), load(b)), acc)
+    store(half_to_float_ir(emitter, load(half)), out)
+    emitter.ir.ret_void()
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(module.triple).create_target_machine(
+        cpu="generic", features=",".join(f"+{feature}" for feature in features), opt=3
+    )
+    text = machine.emit_assembly(binding.parse_assembly(str(module)))
+    return [line.split()[0] for line in text.splitlines() if line.startswith("\t") and line.strip()[0] != "."]
+
+
+@pytest.mark.parametrize(
+    ("features", "name", "times"), [((), "smlal", 8), (("dotprod",), "sdot", 12), (("dotprod", "i8mm"), "usdot", 4)]
+)
+def test_arm_has_its_own_products_of_bytes_and_no_calls(features, name, times):
+    try:
+        found = arm_instructions(features)
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM does not know ARM: {error}")
+    assert found.count(name) == times
+    assert "bl" not in found
+    assert "fcvtl" in found
