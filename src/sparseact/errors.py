@@ -11,8 +11,8 @@ class SparseactError(Exception):
 class InputError(SparseactError, ValueError):
     """The user's mistake: an option, a file or a model that cannot be used.
 
-    The message is one line that names the option or file, what was found and what is valid. The
-    command line prints it as it is and exits 2.
+    The message is one line that names the parameter or file, what was found and what is valid. A parameter stands at
+    its beginning, before a colon, or later in `backquotes`: the command line makes a --flag of it, and exits 2.
     """
 
 
@@ -33,13 +33,13 @@ def unknown_name(option: str, found: str, valid: Iterable[str]) -> InputError:
     """An error for a name that is not one of a known set.
 
     Args:
-        option: where the name was given, with the noun it should be: "--metrics: unknown metric".
-            Without a noun ("--metrics"), "unknown value" is said.
+        option: where the name was given, with the noun it should be: "metrics: unknown metric".
+            Without a noun ("metrics"), "unknown value" is said.
         found: the name that was given.
         valid: the names that would have been right, in the order to list them.
 
     Returns:
-        `--metrics: unknown metric 'gox'. Did you mean gxo? Valid: magnitude, gxo.`, to be raised.
+        `metrics: unknown metric 'gox'. Did you mean gxo? Valid: magnitude, gxo.`, to be raised.
     """
     names = list(valid)
     head = option if "unknown" in option else f"{option}: unknown value"

@@ -190,15 +190,15 @@ def test_a_folder_without_scores_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"metric": "gox"}, r"--metrics: unknown metric 'gox'\. Did you mean gxo\?"),
-        ({"units": "head"}, r"--units: unknown units 'head'\. Did you mean heads\?"),
-        ({"correction": -1.0}, r"--correction: -1.0"),
+        ({"metric": "gox"}, r"metrics: unknown metric 'gox'\. Did you mean gxo\?"),
+        ({"units": "head"}, r"units: unknown units 'head'\. Did you mean heads\?"),
+        ({"correction": -1.0}, r"correction: -1.0"),
         ({"max_new_tokens": POSITIONS}, rf"prompt 0: 20 tokens .* context of {POSITIONS} tokens"),
-        ({"max_new_tokens": 0}, r"--max-new-tokens: 0 is not at least 1"),
+        ({"max_new_tokens": 0}, r"max_new_tokens: 0 is not at least 1"),
         ({"label": torch.zeros(POSITIONS, dtype=torch.long)}, rf"prompt 0: 20 tokens .* context of {POSITIONS} tokens"),
         ({"label": torch.zeros(0, dtype=torch.long)}, "label: not a row of at least one token id"),
         ({"label": torch.zeros(1, 2, dtype=torch.long)}, "label: not a row of at least one token id"),
-        ({"metric": "ig", "ig_steps": 0}, "--ig-steps: 0 is not at least 1"),
+        ({"metric": "ig", "ig_steps": 0}, "ig_steps: 0 is not at least 1"),
     ],
 )
 def test_bad_options_are_refused(llama, tokenizer, options, line):

@@ -467,12 +467,12 @@ def test_nan_among_the_scores_is_refused(name):
 
 @pytest.mark.parametrize("correction", [-0.5, float("nan"), -math.inf])
 def test_a_correction_below_0_is_refused(correction):
-    with pytest.raises(InputError, match=r"--correction: .* is not a number of at least 0, or auto"):
+    with pytest.raises(InputError, match=r"correction: .* is not a number of at least 0, or auto"):
         make_metric("corrected-gxo", MetricOptions(correction=correction))
 
 
 def test_unknown_names_are_refused_with_a_hint():
-    with pytest.raises(InputError, match=r"--metrics: unknown metric 'gox'\. Did you mean gxo\?"):
+    with pytest.raises(InputError, match=r"metrics: unknown metric 'gox'\. Did you mean gxo\?"):
         make_metric("gox")
-    with pytest.raises(InputError, match=r"--heads-formula: unknown formula 'theory'.*Valid: released, theorem"):
+    with pytest.raises(InputError, match=r"heads_formula: unknown formula 'theory'.*Valid: released, theorem"):
         make_metric("corrected-gxo", MetricOptions(heads_formula="theory"))

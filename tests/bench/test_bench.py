@@ -306,11 +306,11 @@ def test_what_is_measured_beside_the_engine(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((["q9"], [], []), "--dtype: unknown type 'q9'"),
-        ((["q8"], ["nowhere"], []), "--recipe nowhere: no readable recipe.json"),
-        ((["q8"], [], ["lama.cpp"]), "--against: unknown engine 'lama.cpp'. Did you mean llama.cpp?"),
-        ((["q8"], [], ["llama.cpp:q9"]), "--against llama.cpp:q9: unknown type 'q9'"),
-        ((["file"], [], ["onnxruntime-genai"]), "--against onnxruntime-genai: it has none of the types file; name"),
+        ((["q9"], [], []), "dtype: unknown type 'q9'"),
+        ((["q8"], ["nowhere"], []), "recipe: nowhere: no readable recipe.json"),
+        ((["q8"], [], ["lama.cpp"]), "against: unknown engine 'lama.cpp'. Did you mean llama.cpp?"),
+        ((["q8"], [], ["llama.cpp:q9"]), "against: llama.cpp:q9: unknown type 'q9'"),
+        ((["file"], [], ["onnxruntime-genai"]), "against: onnxruntime-genai: it has none of the types file; name"),
     ],
 )
 def test_a_wrong_measurement_is_refused_in_one_line(arguments, said):

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparseact.calibration import greedy as greedy_module
 from sparseact.calibration.budgets import LEVELS, _allocate, expected_loss, type_split, uniform, whole_heads
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.greedy import STEP, Trial, _block_calls, greedy_in_blocks
 from sparseact.calibration.sample import take_sample
 from sparseact.masked.apply import run_sparse
 from sparseact.policies import TEAL, Gate
-from sparseact.calibration import greedy as greedy_module
 from sparseact.policies.n_of_m import multiples
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.selectors import Threshold, TopK, quantile

@@ -98,10 +98,10 @@ def test_a_recipe_for_decoding_only(model):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": -1}, "--temperature: -1 is not 0 or between"),
-        ({"temperature": float("nan")}, "--temperature"),
-        ({"top_k": -1}, "--top-k: -1"),
-        ({"top_p": 0.0}, "--top-p: 0.0"),
+        ({"temperature": -1}, "temperature: -1 is not 0 or between"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_k": -1}, "top_k: -1"),
+        ({"top_p": 0.0}, "top_p: 0.0"),
         ({"max_new_tokens": 1000}, "context of 128"),
     ],
 )

@@ -76,7 +76,7 @@ def test_json_is_the_list_that_is_promised(run):
     ("arguments", "said"),
     [
         (["--dtype", "q9"], "--dtype: unknown type 'q9'"),
-        (["--recipe", "nowhere"], "--recipe nowhere: no readable recipe.json"),
+        (["--recipe", "nowhere"], "--recipe: nowhere: no readable recipe.json"),
         (["--against", "lama.cpp"], "Did you mean llama.cpp?"),
         (["--against", "llama.cpp", "--peers-python", "no-python"], "llama.cpp is not installed for no-python"),
         (["--against", "ik_llama.cpp", "--peers-python", sys.executable], "pip install ik-llama-cpp-python"),

@@ -133,7 +133,7 @@ def test_sampling_and_stop_strings(run, command):
         (["--engine", "cpu", "--temperature", "-1"], "--temperature: -1.0 is not 0 or between"),
         (["--engine", "cpu", "--max-new-tokens", "0"], "--max-new-tokens"),
         (["--engine", "cpu", "--max-new-tokens", "200"], "context of 128 tokens"),
-        (["--engine", "cpu", "--recipe", "none"], "--recipe none: no readable recipe.json here"),
+        (["--engine", "cpu", "--recipe", "none"], "--recipe: none: no readable recipe.json here"),
         (["--against-dense"], "--against-dense: compares a recipe"),
         (["--lossless"], "--lossless: needs --engine cpu, not torch"),
         (["--engine", "cpu", "--lossless"], "--lossless: a recipe drafts the answer; give one with --recipe"),

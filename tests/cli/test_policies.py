@@ -169,7 +169,7 @@ def test_generate_in_bfloat16(run):
         (["calibrate", "--sparsity", ".4", "--text", "none.txt"], "--text: no such file: none.txt"),
         (["calibrate", "--sparsity", ".4", "--dense-first", "-1", "--text", "a.txt"], "--dense-first: -1 is negative"),
         (["eval"], "--text or --tasks: say what to measure on"),
-        (["eval", "--text", "b.txt", "--recipe", "none"], "--recipe none: no readable recipe.json here"),
+        (["eval", "--text", "b.txt", "--recipe", "none"], "--recipe: none: no readable recipe.json here"),
         (["eval", "--text", "b.txt", "--recipe", "r", "--model", "other"], "calibrated on another model"),
         (["eval", "--text", "b.txt", "--stride", "600"], "--stride: 600 is not between 1 and 127"),
         (["eval", "--text", "b.txt", "--phase", "dense"], "--phase"),

@@ -143,16 +143,16 @@ def test_bad_names_are_one_line(source, says):
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"--column.*built-in"):
+    with pytest.raises(InputError, match=r"column.*built-in"):
         load_prompts(column="question")
-    with pytest.raises(InputError, match=r"--column.*no columns"):
+    with pytest.raises(InputError, match=r"column.*no columns"):
         load_prompts(write(tmp_path, "q.txt", "a"), column="question")
-    with pytest.raises(InputError, match=r"--column.*not an object"):
+    with pytest.raises(InputError, match=r"column.*not an object"):
         load_prompts(write(tmp_path, "q.jsonl", '"a"'), column="question")
     with pytest.raises(InputError, match="Did you mean question"):
         load_prompts(write(tmp_path, "q.csv", "question,answer\na,b\n"), column="qestion")
     for limit in (0, -3):
-        with pytest.raises(InputError, match="--limit"):
+        with pytest.raises(InputError, match="limit"):
             load_prompts(limit=limit)
 
 
@@ -181,7 +181,7 @@ def test_a_data_set_without_a_network_is_one_line(monkeypatch):
     module = ModuleType("datasets")
     module.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", module)
-    with pytest.raises(InputError, match=r"^--prompts: truthful_qa cannot be loaded .* on the Hub$"):
+    with pytest.raises(InputError, match=r"^prompts: truthful_qa cannot be loaded .* on the Hub$"):
         load_prompts("truthful_qa")
 
 
@@ -205,7 +205,7 @@ def test_a_base_model_gets_the_plain_text(tiny_gguf):
     assert tokenizer.chat_template is None
     assert tokenizer.decode(encode_prompt(tokenizer, "ab 1")[0]) == "ab 1"
     tokenizer.chat_template = "{{ raise_exception('only\nassistants') }}"
-    with pytest.raises(InputError, match=r"\(only assistants\); --no-chat"):
+    with pytest.raises(InputError, match=r"\(only assistants\); `chat` off"):
         encode_prompt(tokenizer, "ab 1")
 
 

@@ -132,9 +132,9 @@ def test_by_command_line(tasks, tmp_path, capsys):
 
 
 def test_tasks_that_cannot_be_had_are_one_line(model, tasks):
-    with pytest.raises(InputError, match=r"--tasks: no such file: none\.yaml"):
+    with pytest.raises(InputError, match=r"tasks: no such file: none\.yaml"):
         run_tasks(model, tiny_tokenizer(), ["none.yaml"])
     (tasks / "broken.yaml").write_text(TASK.format(data=tasks / "none.jsonl"))
-    with pytest.raises(InputError, match=r"--tasks: .*broken.yaml cannot be loaded: ") as caught:
+    with pytest.raises(InputError, match=r"tasks: .*broken.yaml cannot be loaded: ") as caught:
         run_tasks(model, tiny_tokenizer(), [str(tasks / "broken.yaml")])
     assert "\n" not in str(caught.value)

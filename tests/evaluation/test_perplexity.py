@@ -184,9 +184,9 @@ def test_limit_spreads_over_the_text():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"context": 2}, "--context: 2 tokens are too few"),
-        ({"context": 64, "stride": 64}, "--stride: 64 is not between 1 and 63"),
-        ({"context": 64, "stride": 0}, "--stride: 0"),
+        ({"context": 2}, "context: 2 tokens are too few"),
+        ({"context": 64, "stride": 64}, "stride: 64 is not between 1 and 63"),
+        ({"context": 64, "stride": 0}, "stride: 0"),
         ({"phase": "decod"}, "Did you mean decode"),
     ],
 )

@@ -125,9 +125,9 @@ def test_a_text_may_fill_the_context(model, engine):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": -1.0}, "--temperature: -1.0"),
-        ({"stop": [""]}, "--stop"),
-        ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
+        ({"temperature": -1.0}, "temperature: -1.0"),
+        ({"stop": [""]}, "stop"),
+        ({"max_new_tokens": 0}, "max_new_tokens: 0"),
     ],
 )
 def test_options_out_of_range_are_refused(engine, options, said):

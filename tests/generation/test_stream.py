@@ -86,7 +86,7 @@ def test_after_a_stop_string_nothing_is_taken():
 
 
 def test_an_empty_stop_string_is_refused():
-    with pytest.raises(InputError, match="--stop: an empty string"):
+    with pytest.raises(InputError, match="stop: an empty string"):
         TextStream(Letters(), ["a", ""], print)
 
 
@@ -121,15 +121,15 @@ def test_tokens_without_text_do_not_hide_what_stands_before_them():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": -1}, "--temperature: -1 is not 0 or between"),
-        ({"temperature": float("nan")}, "--temperature: nan is not"),
-        ({"temperature": float("inf")}, "--temperature: inf is not"),
-        ({"temperature": 1e-300}, "--temperature: 1e-300 is not"),
-        ({"top_k": -1}, "--top-k: -1 is not 0 or more"),
-        ({"top_p": 0.0}, "--top-p: 0.0 is not above 0 and at most 1"),
-        ({"top_p": float("nan")}, "--top-p: nan"),
-        ({"min_p": 1.1}, "--min-p: 1.1 is not between 0 and 1"),
-        ({"repetition_penalty": 0.0}, "--repetition-penalty: 0.0 is not between"),
+        ({"temperature": -1}, "temperature: -1 is not 0 or between"),
+        ({"temperature": float("nan")}, "temperature: nan is not"),
+        ({"temperature": float("inf")}, "temperature: inf is not"),
+        ({"temperature": 1e-300}, "temperature: 1e-300 is not"),
+        ({"top_k": -1}, "top_k: -1 is not 0 or more"),
+        ({"top_p": 0.0}, "top_p: 0.0 is not above 0 and at most 1"),
+        ({"top_p": float("nan")}, "top_p: nan"),
+        ({"min_p": 1.1}, "min_p: 1.1 is not between 0 and 1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: 0.0 is not between"),
     ],
 )
 def test_options_out_of_range_are_refused(options, said):

@@ -131,7 +131,7 @@ def test_hooks_are_gone_after_the_block_and_after_an_exception(model, ids, text)
 
 def test_a_policy_that_fails_to_calibrate_leaves_no_hooks(model, text):
     before = hooks_of(model)
-    with pytest.raises(InputError, match="--text: 3 tokens are fewer than one window"):
+    with pytest.raises(InputError, match="text: 3 tokens are fewer than one window"):
         TEAL(0.4).calibrate(model, tiny_tokenizer(), "abc")
     assert hooks_of(model) == before
 
@@ -374,7 +374,7 @@ def test_a_damaged_or_newer_recipe_is_refused_in_one_line(name, message, model, 
     damage(tmp_path, name)
     with pytest.raises(InputError, match=message) as error:
         load_recipe(tmp_path)
-    assert str(error.value).startswith(f"--recipe {tmp_path}: ")
+    assert str(error.value).startswith(f"recipe: {tmp_path}: ")
     assert "\n" not in str(error.value)
 
 

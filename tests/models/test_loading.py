@@ -317,7 +317,7 @@ def test_unknown_names_are_one_line(name, says):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "", "cpu:1", "cpu:x"])
 def test_unknown_devices_are_one_line(device):
-    with pytest.raises(InputError, match="--device"):
+    with pytest.raises(InputError, match="device"):
         load("smollm2", device=device)
 
 

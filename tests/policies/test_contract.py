@@ -150,7 +150,7 @@ def test_an_entry_point_cannot_replace_a_built_in_policy(other_packages):
 
 def test_an_entry_point_that_cannot_be_imported_is_one_line(other_packages):
     other_packages.append(EntryPoint("tail", "no_such_package:TEAL", "sparseact.policies"))
-    with pytest.raises(InputError, match=r"--policy: tail \(no_such_package:TEAL\) cannot be imported"):
+    with pytest.raises(InputError, match=r"policy: tail \(no_such_package:TEAL\) cannot be imported"):
         known_policies()
 
 
@@ -164,7 +164,7 @@ def test_make_policy_takes_options_and_phases():
     ("arguments", "said"),
     [
         (("tael", 0.4), "Did you mean teal"),
-        (("teal", 1.4), "--sparsity: 1.4"),
+        (("teal", 1.4), "sparsity: 1.4"),
         (("wina", 0.4, {"as_relesed": True}), "Did you mean as_released"),
         (("wina", 0.4, {"as_released": 3}), "3 is not a bool"),
         (("scap", 0.4, {"center": "mod"}), "Did you mean mode"),

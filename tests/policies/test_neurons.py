@@ -102,7 +102,7 @@ def test_the_parts_make_the_neurons(family):
 @pytest.mark.parametrize(("name", "family"), [(name, family) for name in NEEDS_UP for family in UNGATED])
 def test_an_mlp_without_up_is_refused_by_what_reads_it(name, family):
     with pytest.raises(
-        UnsupportedModelError, match=f"--policy {name}: .* without an up projection.*use cats"
+        UnsupportedModelError, match=f"policy: {name}: .* without an up projection.*use cats"
     ) as caught:
         POLICIES[name](sparsity=0.5).calibrate(_model(family), tiny_tokenizer(), _letters(0))
     assert "\n" not in str(caught.value)
@@ -462,7 +462,7 @@ def test_the_increase_is_met_closely_where_the_loss_is_smooth():
 
 
 def test_a_negative_increase_is_refused():
-    with pytest.raises(InputError, match=r"--max-perplexity-increase: -0\.1 is not 0 or more"):
+    with pytest.raises(InputError, match=r"max_perplexity_increase: -0\.1 is not 0 or more"):
         max_sparsity(_model("llama"), tiny_tokenizer(), POLICIES["cett"], _letters(0), -0.1)
 
 

@@ -84,7 +84,7 @@ def test_level_0_keeps_all_and_level_1_none(score):
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan"), 80])
 def test_a_level_outside_0_to_1_is_refused(sparsity):
-    with pytest.raises(InputError, match=r"--sparsity: .* is not between 0 and 1"):
+    with pytest.raises(InputError, match=r"sparsity: .* is not between 0 and 1"):
         keep_count(10, sparsity)
 
 

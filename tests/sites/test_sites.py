@@ -95,7 +95,7 @@ def test_units_select_the_kind(model):
 
 
 def test_unknown_units_are_refused_with_a_hint(model):
-    with pytest.raises(InputError, match=r"--units: unknown units 'head'. Did you mean heads\?"):
+    with pytest.raises(InputError, match=r"units: unknown units 'head'. Did you mean heads\?"):
         find_sites(model, "head")
 
 

@@ -191,16 +191,16 @@ def test_a_full_disk_leaves_the_earlier_results(swept, tiny, tmp_path):
     ("options", "said"),
     [
         ({"metrics": ("gox",)}, "Did you mean gxo"),
-        ({"units": ("neurons",)}, "--units: unknown units 'neurons'"),
-        ({"sparsity": (1.2,)}, "--sparsity: 1.2 is not between 0 and 1"),
-        ({"sparsity": ()}, "--sparsity: at least one"),
+        ({"units": ("neurons",)}, "units: unknown units 'neurons'"),
+        ({"sparsity": (1.2,)}, "sparsity: 1.2 is not between 0 and 1"),
+        ({"sparsity": ()}, "sparsity: at least one"),
         ({"sparsity": (0.5, 0.5)}, "twice"),
-        ({"heads_sparsity": (0.1,)}, "--heads-sparsity: 1 levels for the 9"),
+        ({"heads_sparsity": (0.1,)}, "heads_sparsity: 1 levels for the 9"),
         ({"sparsity": (float("nan"),)}, "not between"),
-        ({"correction": -1.0}, "--correction"),
-        ({"correction": float("nan")}, "--correction"),
-        ({"max_new_tokens": 0}, "--max-new-tokens"),
-        ({"ig_steps": 0}, "--ig-steps"),
+        ({"correction": -1.0}, "correction"),
+        ({"correction": float("nan")}, "correction"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"ig_steps": 0}, "ig_steps"),
     ],
 )
 def test_a_plan_checks_itself(options, said):
@@ -209,7 +209,7 @@ def test_a_plan_checks_itself(options, said):
 
 
 def test_no_prompts_and_a_prompt_beyond_the_context_are_refused(tiny, tmp_path):
-    with pytest.raises(InputError, match="--prompts"):
+    with pytest.raises(InputError, match="prompts"):
         run_sweep(*tiny, PLAN, [], tmp_path, progress=False)
     with pytest.raises(InputError, match="context"):
         run_sweep(*tiny, PLAN, ["a" * 200], tmp_path, progress=False)

@@ -133,7 +133,7 @@ def attribute_batch(
     scorer = make_metric(metric, MetricOptions(correction, heads_formula, seed))
     if scorer.reads == "path" and len(prompts) != 1:
         raise InputError("metric 'ig' takes one prompt at a time")
-    for option, number in (("--max-new-tokens", max_new_tokens), ("--ig-steps", ig_steps)):
+    for option, number in (("max_new_tokens", max_new_tokens), ("ig_steps", ig_steps)):
         if number < 1:
             raise InputError(f"{option}: {number} is not at least 1")
     if not prompts or (labels is not None and len(labels) != len(prompts)):

@@ -51,11 +51,11 @@ def make_metric(name: str, options: MetricOptions | None = None) -> Metric:
     """
     options = options or MetricOptions()
     if name not in METRICS:
-        raise unknown_name("--metrics: unknown metric", name, METRICS)
+        raise unknown_name("metrics: unknown metric", name, METRICS)
     if options.correction != "auto" and not options.correction >= 0:
-        raise InputError(f"--correction: {options.correction} is not a number of at least 0, or auto")
+        raise InputError(f"correction: {options.correction} is not a number of at least 0, or auto")
     if options.heads_formula not in ("released", "theorem"):
-        raise unknown_name("--heads-formula: unknown formula", options.heads_formula, ("released", "theorem"))
+        raise unknown_name("heads_formula: unknown formula", options.heads_formula, ("released", "theorem"))
     return METRICS[name](options)
 
 

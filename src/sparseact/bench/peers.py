@@ -88,7 +88,7 @@ class Setup:
         if package not in self._installed:
             raise InputError(
                 f"{engine} is not installed for {self.peers_python}: get it with make bench-peers in a checkout, or "
-                f"pip install {package} in any environment, and name its Python with --peers-python"
+                f"pip install {package} in any environment, and name its Python with `peers_python`"
             )
 
     def shipped(self) -> Path:
@@ -99,7 +99,7 @@ class Setup:
         """
         path = weights_path(self.model)
         if path.suffix != ".gguf":
-            raise InputError(f"--model {self.model}: {', '.join(PEERS)} need a GGUF file")
+            raise InputError(f"model: {self.model}: {', '.join(PEERS)} need a GGUF file")
         return path
 
     def readable(self, spec: Spec) -> Path:

@@ -53,10 +53,10 @@ class Work:
         if tokenizer.bos_token_id is not None:
             ids = [tokenizer.bos_token_id, *ids]
         if len(ids) < context:
-            raise InputError(f"--text: {len(ids)} tokens in its second half; --context {context} is more than that")
+            raise InputError(f"text: {len(ids)} tokens in its second half; `context` {context} is more than that")
         if context < prompt + 2 * PIECE:
             raise InputError(
-                f"--context: {context} tokens are too few to check perplexity after a prompt of {prompt}; "
+                f"context: {context} tokens are too few to check perplexity after a prompt of {prompt}; "
                 f"at least {prompt + 2 * PIECE}"
             )
         return cls(ids[:context], prompt, tokens)

@@ -61,7 +61,7 @@ class Spec:
     screen: bool = False
 
     @classmethod
-    def parse(cls, text: str, option: str = "--runners") -> Self:
+    def parse(cls, text: str, option: str = "runners") -> Self:
         """`engine:dtype`, then `+rtr`, `+ub16`, `+screen` or `@recipe-folder`: `ik_llama.cpp:q8_0+rtr`.
 
         Args:
@@ -77,9 +77,9 @@ class Spec:
         if engine not in TYPES:
             raise unknown_name(f"{option}: unknown engine", engine, TYPES)
         if dtype not in TYPES[engine]:
-            raise unknown_name(f"{option} {text}: unknown type", dtype, TYPES[engine])
+            raise unknown_name(f"{option}: {text}: unknown type", dtype, TYPES[engine])
         if recipe and engine in PEERS:
-            raise InputError(f"{option} {text}: {engine} runs no recipes")
+            raise InputError(f"{option}: {text}: {engine} runs no recipes")
         read: dict[str, Any] = {}
         for found in options:
             if found == "rtr" and engine == "ik_llama.cpp":
@@ -89,7 +89,7 @@ class Spec:
             elif found == "screen" and engine == "engine":
                 read["screen"] = True
             else:
-                raise InputError(f"{option} {text}: {engine} has no option {found!r}; llama.cpp "
+                raise InputError(f"{option}: {text}: {engine} has no option {found!r}; llama.cpp "
                                  "and ik_llama.cpp have ub and a number, ik_llama.cpp rtr, engine screen")  # fmt: skip
         return cls(engine, dtype, recipe or None, **read)
 
@@ -129,7 +129,7 @@ def runners(
     dtypes = list(dict.fromkeys(dtypes))
     for dtype in dtypes:
         if dtype not in TYPES["engine"]:
-            raise unknown_name("--dtype: unknown type", dtype, TYPES["engine"])
+            raise unknown_name("dtype: unknown type", dtype, TYPES["engine"])
     for folder in recipes:
         describe_recipe(folder)
     ours = [Spec("engine", dtype, recipe) for dtype in dtypes for recipe in (None, *recipes)]
@@ -140,17 +140,17 @@ def runners(
 
 def _others(name: str, dtypes: Sequence[str]) -> list[Spec]:
     if ":" in name:
-        return [Spec.parse(name, "--against")]
+        return [Spec.parse(name, "against")]
     if name == "transformers":  # has no types of 8 and 4 bits on a CPU
         return [Spec(name, dtype) for dtype in ("f32", "bf16") if dtype == "f32" or dtype in dtypes]
     if name not in PEERS:
-        raise unknown_name("--against: unknown engine", name, ["transformers", *PEERS])
+        raise unknown_name("against: unknown engine", name, ["transformers", *PEERS])
     types = [SAME_TYPE[dtype] for dtype in dtypes if SAME_TYPE[dtype] in TYPES[name]]
     if not types:
         known = ", ".join(f"{name}:{dtype}" for dtype in TYPES[name])
-        raise InputError(f"--against {name}: it has none of the types {', '.join(dtypes)}; name one of {known}")
+        raise InputError(f"against: {name}: it has none of the types {', '.join(dtypes)}; name one of {known}")
     return [
-        Spec.parse(f"{name}:{dtype}{options}", "--against")
+        Spec.parse(f"{name}:{dtype}{options}", "against")
         for dtype in types
         for options in _OPTIONS.get((name, dtype), ("",))
     ]
@@ -166,7 +166,7 @@ def describe_recipe(folder: str) -> str:
         record = json.loads((Path(folder) / "recipe.json").read_text(encoding="utf-8"))
         policy, sparsity, options = record["policy"], float(record["sparsity"]), record["meta"].get("options", {})
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"--recipe {folder}: no readable recipe.json here ({error})") from error
+        raise InputError(f"recipe: {folder}: no readable recipe.json here ({error})") from error
     chosen = [
         name if value is True else f"{name}={value}"
         for name, value in options.items()

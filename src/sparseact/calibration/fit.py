@@ -115,7 +115,7 @@ def calibrate_gates(
     """
     started = time.monotonic()
     if not 0 <= policy.sparsity <= 1:
-        raise InputError(f"--sparsity: {policy.sparsity} is not between 0 and 1")
+        raise InputError(f"sparsity: {policy.sparsity} is not between 0 and 1")
     calibration = read_text(model, tokenizer, text)
     sample = take_sample(model, [*sites, *reads], calibration.windows, gradient=gradient)
     gates = [make_gate(site, sample) for site in sites]
@@ -140,7 +140,7 @@ def _gross(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:
     share = sum(gate.extra_bytes(element_size) for gate in gates) / gated
     if sparsity + share > 1 + 1e-9:
         raise InputError(
-            f"--sparsity: {sparsity} is out of reach: what the policy itself reads for a token (adapters, "
+            f"sparsity: {sparsity} is out of reach: what the policy itself reads for a token (adapters, "
             f"low-rank factors, predictors) is {share:.1%} of the weights; at most {1 - share:.3f}"
         )
     return min(sparsity + share, 1.0)

@@ -94,7 +94,7 @@ def up_signal(model: PreTrainedModel, neurons: Neurons, policy: str) -> Signal:
     """
     if neurons.up is None:
         raise UnsupportedModelError(
-            f"--policy {policy}: the MLP of {type(model).__name__} is act(fc1) without an up projection, which "
+            f"policy: {policy}: the MLP of {type(model).__name__} is act(fc1) without an up projection, which "
             f"{policy} reads; use cats or cett"
         )
     return neurons.up

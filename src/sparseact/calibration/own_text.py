@@ -37,7 +37,7 @@ def write_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, to
     asked = [(q["question"], encode_prompt(tokenizer, q["question"])) for q in builtin_questions()]
     asked = [(question, ids) for question, ids in asked if ids.shape[1] < room]
     if not asked:
-        raise InputError(f"the model's context of {room} tokens is too short for it to answer questions; give --text")
+        raise InputError(f"the model's context of {room} tokens is too short for it to answer questions; give `text`")
     texts: list[str] = []
     written = 0
     devices = [model.device] if model.device.type == "cuda" else []

@@ -57,7 +57,7 @@ def cut_windows(
     own = context - (bos is not None)
     count = len(ids) // own
     if count == 0:
-        raise InputError(f"--text: {len(ids)} tokens are fewer than one window of {own}; a longer text is needed")
+        raise InputError(f"text: {len(ids)} tokens are fewer than one window of {own}; a longer text is needed")
     rows = ids[: count * own].view(count, own)
     if limit is not None and count > limit:
         rows = rows[torch.linspace(0, count - 1, limit).long()]

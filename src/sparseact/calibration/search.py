@@ -46,7 +46,7 @@ def max_sparsity(
         InputError: a negative increase, or a text that is too short.
     """
     if not increase >= 0:
-        raise InputError(f"--max-perplexity-increase: {increase} is not 0 or more")
+        raise InputError(f"max_perplexity_increase: {increase} is not 0 or more")
     cut = int(len(text) * CALIBRATION_SHARE)
 
     def measure(level: float) -> tuple[Recipe, float]:

@@ -4,9 +4,12 @@ Nothing heavy is imported before a command runs, so that `--help` is quick.
 """
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from inspect import signature
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
@@ -18,6 +21,7 @@ from sparseact.cli.eval import evaluate
 from sparseact.cli.fetch import fetch
 from sparseact.cli.generate import generate
 from sparseact.cli.models import models
+from sparseact.cli.options import Shared
 from sparseact.cli.score import score
 from sparseact.cli.sweep import sweep
 from sparseact.errors import InputError, MissingExtraError
@@ -45,9 +49,18 @@ app = App(
     version=sparseact.__version__,
     suppress_keyboard_interrupt=False,
 )
-for command in (models, fetch, sweep, score, calibrate, generate, bench):
-    app.command(command)
-app.command(evaluate, name="eval")
+COMMANDS: dict[str, Callable[..., str | None]] = {
+    "models": models,
+    "fetch": fetch,
+    "sweep": sweep,
+    "score": score,
+    "calibrate": calibrate,
+    "eval": evaluate,
+    "generate": generate,
+    "bench": bench,
+}
+for name, command in COMMANDS.items():
+    app.command(command, name=name)
 app.register_install_completion_command(help="Install completion for the shell in use, and exit.")
 
 
@@ -76,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _say(_what_was_wrong(error), USERS_MISTAKE)
     except InputError as error:
-        return _say(str(error), USERS_MISTAKE)
+        return _say(_with_flags(str(error)), USERS_MISTAKE)
     except Exception as error:  # noqa: BLE001  the last resort: a line instead of a traceback
         return _report_unexpected(error)
     return DONE
@@ -92,6 +105,18 @@ def _what_was_wrong(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         return f"Unexpected argument {stray!r}. See --help."
     return str(error)
+
+
+def _with_flags(message: str) -> str:
+    """An error of the library in the words of the command line: `max_new_tokens: ...` as --max-new-tokens: ..."""
+    parameters = {name for command in COMMANDS.values() for name in signature(command).parameters}
+    parameters |= {field.name for field in fields(Shared)}
+
+    def flag(found: re.Match[str]) -> str:
+        name = found["first"] or found["later"]
+        return f"--{name.replace('_', '-')}" if name in parameters else found[0]
+
+    return re.sub(r"^(?P<first>[a-z_]+)(?=:)|`(?P<later>[a-z_]+)`", flag, message)
 
 
 def _report_unexpected(error: Exception) -> int:

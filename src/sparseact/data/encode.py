@@ -37,7 +37,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
         except Exception as error:
             # Templates are programs that come with the model and raise what they like.
             said = " ".join(str(error).split())
-            raise InputError(f"the tokenizer's chat template fails ({said}); --no-chat leaves it out") from error
+            raise InputError(f"the tokenizer's chat template fails ({said}); `chat` off leaves it out") from error
     else:
         encoded = tokenizer(prompt)
     ids: list[int] = encoded["input_ids"]

@@ -42,9 +42,9 @@ def load_data_set(name: str, *, column: str | None = None, limit: int | None = N
         rows = datasets.load_dataset(known.path, known.configuration, split=known.split)
     except Exception as error:
         said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"--prompts: {name} cannot be loaded from the hub ({known.path}): {said}") from error
+        raise InputError(f"prompts: {name} cannot be loaded from the hub ({known.path}): {said}") from error
     chosen = choose_column(name, list(rows.column_names), column or known.column)
     prompts = [text for value in rows[chosen] if isinstance(value, str) and (text := value.strip())]
     if not prompts:
-        raise InputError(f"--prompts: column {chosen!r} of {name} holds no text")
+        raise InputError(f"prompts: column {chosen!r} of {name} holds no text")
     return prompts[:limit]

@@ -8,7 +8,7 @@ from sparseact.data.hub import DATA_SETS, load_data_set
 from sparseact.data.readers import READERS, read_text
 from sparseact.errors import InputError, unknown_name
 
-_NO_COLUMNS = "--column: {column!r} was given, but {what} has no columns"
+_NO_COLUMNS = "column: {column!r} was given, but {what} has no columns"
 
 
 def load_prompts(source: str | Path | None = None, *, column: str | None = None, limit: int | None = None) -> list[str]:
@@ -28,7 +28,7 @@ def load_prompts(source: str | Path | None = None, *, column: str | None = None,
         MissingExtraError: reading this needs a package that is not installed.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"--limit: {limit} is not a positive number")
+        raise InputError(f"limit: {limit} is not a positive number")
     if source is None:
         if column is not None:
             raise InputError(_NO_COLUMNS.format(column=column, what="the built-in set of questions"))
@@ -36,12 +36,12 @@ def load_prompts(source: str | Path | None = None, *, column: str | None = None,
     path = Path(source).expanduser()
     if str(source) in DATA_SETS and not path.exists():
         return load_data_set(str(source), column=column, limit=limit)
-    suffix = _checked_suffix(source, path, "--prompts")
+    suffix = _checked_suffix(source, path, "prompts")
     if suffix == ".txt" and column is not None:
         raise InputError(_NO_COLUMNS.format(column=column, what=path))
     prompts = [text for row in READERS[suffix](path, column) if (text := row.strip())]
     if not prompts:
-        raise InputError(f"--prompts: {path} holds no prompts")
+        raise InputError(f"prompts: {path} holds no prompts")
     return prompts[:limit]
 
 
@@ -54,9 +54,9 @@ def load_text(source: str | Path) -> str:
     path = Path(source).expanduser()
     if path.suffix.lower() != ".txt":
         if str(source) not in DATA_SETS:
-            _checked_suffix(source, path, "--text")
+            _checked_suffix(source, path, "text")
         return "\n\n".join(load_prompts(source))
-    _checked_suffix(source, path, "--text")
+    _checked_suffix(source, path, "text")
     text = read_text(path)
     if not text.strip():
         raise InputError(f"{path}: the file holds no text")

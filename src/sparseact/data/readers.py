@@ -36,17 +36,17 @@ def choose_column(where: str, columns: list[str], column: str | None) -> str:
     shown = [" ".join(name.split()) for name in columns]  # an error is one line whatever a file calls its columns
     if column is not None:
         if column not in columns:
-            raise unknown_name(f"--column: {where}: unknown column", column, shown)
+            raise unknown_name(f"column: {where}: unknown column", column, shown)
         chosen = column
     else:
         usual = [name for name in _USUAL_COLUMNS if name in columns]
         if not usual and len(columns) != 1:
             raise InputError(
-                f"--column: {where}: say which column holds the prompts; there are {', '.join(shown) or 'none'}"
+                f"column: {where}: say which column holds the prompts; there are {', '.join(shown) or 'none'}"
             )
         chosen = usual[0] if usual else columns[0]
     if columns.count(chosen) > 1:
-        raise InputError(f"--column: {where}: there are {columns.count(chosen)} columns called {chosen!r}")
+        raise InputError(f"column: {where}: there are {columns.count(chosen)} columns called {chosen!r}")
     return chosen
 
 
@@ -96,7 +96,7 @@ def _read_jsonl(path: Path, column: str | None) -> list[str]:
                 chosen = choose_column(where, list(value), chosen)
             value = value[chosen]
         elif column is not None:
-            raise InputError(f"--column: {column!r} was given, but {where} is not an object")
+            raise InputError(f"column: {column!r} was given, but {where} is not an object")
         prompts.extend(_texts([value], where))
     return prompts
 

@@ -98,7 +98,7 @@ def run_tasks(
     try:
         manager.load(names)
     except Exception as error:  # a task's data set fails as it likes
-        raise InputError(f"--tasks: {', '.join(names)} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"tasks: {', '.join(names)} cannot be loaded: {first_line(error)}") from error
     language_model = SparseHFLM(model, tokenizer, recipe, batch_size=batch_size)
     found = simple_evaluate(
         language_model,
@@ -121,10 +121,10 @@ def run_tasks(
 def _checked_name(task: str, manager: TaskManager) -> str:
     if Path(task).suffix == ".yaml":
         if not Path(task).is_file():
-            raise InputError(f"--tasks: no such file: {task}")
+            raise InputError(f"tasks: no such file: {task}")
         return str(Path(task).resolve())
     if task not in manager.all_tasks:  # thousands of them
         close = get_close_matches(task, manager.all_tasks, n=3)
         hint = f"Did you mean {' or '.join(close)}?" if close else "lm-eval ls tasks lists them."
-        raise InputError(f"--tasks: unknown task {task!r}. {hint}")
+        raise InputError(f"tasks: unknown task {task!r}. {hint}")
     return task

@@ -41,14 +41,14 @@ def check_sizes(model: PreTrainedModel, context: int, stride: int | None, phase:
         InputError: an option is out of range.
     """
     if phase not in ("prefill", "decode"):
-        raise unknown_name("--phase: unknown phase", phase, ("prefill", "decode"))
+        raise unknown_name("phase: unknown phase", phase, ("prefill", "decode"))
     context = min(context, getattr(model.config.get_text_config(), "max_position_embeddings", context))
     if context < 3:
-        raise InputError(f"--context: {context} tokens are too few; at least 3 are needed")
+        raise InputError(f"context: {context} tokens are too few; at least 3 are needed")
     if stride is None:
         stride = context // 2 if phase == "decode" else context - 1
     if not 1 <= stride < context:
-        raise InputError(f"--stride: {stride} is not between 1 and {context - 1}, one less than the context")
+        raise InputError(f"stride: {stride} is not between 1 and {context - 1}, one less than the context")
     return context, stride
 
 
@@ -76,7 +76,7 @@ def cut_text(
         if end == total:
             break
     if not windows:
-        raise InputError(f"--text: {total} tokens leave nothing to predict; a longer text is needed")
+        raise InputError(f"text: {total} tokens leave nothing to predict; a longer text is needed")
     if limit is not None and len(windows) > limit:
         windows = [windows[place] for place in torch.linspace(0, len(windows) - 1, limit).long().tolist()]
     return windows

@@ -48,7 +48,7 @@ def generate(
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p, seed)
     stream = TextStream(tokenizer, stop, on_text)
     if max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens: {max_new_tokens} is not at least 1")
+        raise InputError(f"max_new_tokens: {max_new_tokens} is not at least 1")
     ids = prompt_ids(tokenizer, prompt, chat=chat)
     check_room(engine.context, len(ids), max_new_tokens)
     if engine.lossless and not sampling.greedy:

@@ -43,16 +43,16 @@ class Sampling:
             InputError: names the option.
         """
         penalty, temperature = self.repetition_penalty, self.temperature
-        _check("--repetition-penalty", penalty, "between 0.01 and 100", valid=0.01 <= penalty <= 100)
+        _check("repetition_penalty", penalty, "between 0.01 and 100", valid=0.01 <= penalty <= 100)
         _check(
-            "--temperature",
+            "temperature",
             temperature,
             "0 or between 1e-6 and 1e6",
             valid=temperature == 0 or 1e-6 <= temperature <= 1e6,
         )
-        _check("--top-k", self.top_k, "0 or more", valid=self.top_k >= 0)
-        _check("--top-p", self.top_p, "above 0 and at most 1", valid=0 < self.top_p <= 1)
-        _check("--min-p", self.min_p, "between 0 and 1", valid=0 <= self.min_p <= 1)
+        _check("top_k", self.top_k, "0 or more", valid=self.top_k >= 0)
+        _check("top_p", self.top_p, "above 0 and at most 1", valid=0 < self.top_p <= 1)
+        _check("min_p", self.min_p, "between 0 and 1", valid=0 <= self.min_p <= 1)
 
     @property
     def greedy(self) -> bool:
@@ -120,7 +120,7 @@ class TextStream:
             InputError: a stop string is empty.
         """
         if "" in stop:
-            raise InputError("--stop: an empty string ends every text before it begins")
+            raise InputError("stop: an empty string ends every text before it begins")
         self.stopped = False
         self._tokenizer, self._stop, self._on_text = tokenizer, tuple(stop), on_text
         self._tokens: list[int] = []

@@ -41,7 +41,7 @@ def fetch(name: str, force: bool = False) -> Path:  # noqa: FBT001, FBT002 - fet
     """
     model = _builtin(name)
     folder = cache_folder() / name
-    fault = "--force was given" if force else _fault(model, folder, thorough=True)
+    fault = "force was given" if force else _fault(model, folder, thorough=True)
     if fault is None:
         return folder
     if folder.exists():
@@ -92,7 +92,7 @@ def gguf_path(name: str) -> Path:
 
 def _builtin(name: str) -> Builtin:
     if name not in BUILTIN:
-        raise unknown_name("--model: unknown built-in model", name, BUILTIN)
+        raise unknown_name("model: unknown built-in model", name, BUILTIN)
     return BUILTIN[name]
 
 

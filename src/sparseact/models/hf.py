@@ -18,7 +18,7 @@ def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
         InputError: the folder does not hold a whole causal language model.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"--model: the folder {folder} has no config.json, so it holds no transformers model")
+        raise InputError(f"model: the folder {folder} has no config.json, so it holds no transformers model")
     with quiet():
         return _load(str(folder), dtype)
 
@@ -55,7 +55,7 @@ def load_folder_tokenizer(folder: Path) -> tuple[Any, frozenset[int]]:
             else:
                 ends = transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(folder))
     except Exception as error:
-        raise InputError(f"--model {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
+        raise InputError(f"model: {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
     ids = ends.eos_token_id
     return tokenizer, frozenset([ids] if isinstance(ids, int) else ids or [])
 
@@ -99,7 +99,7 @@ def _load(place: str, dtype: "torch.dtype", **where: Any) -> tuple[Any, Any]:
         raise
     except Exception as error:
         kind = _NotFoundError if isinstance(error, OSError) else InputError
-        raise kind(f"--model {place}: transformers cannot load it: {first_line(error)}") from error
+        raise kind(f"model: {place}: transformers cannot load it: {first_line(error)}") from error
     check_whole(place, loaded)
     return model, tokenizer
 
@@ -112,7 +112,7 @@ def check_whole(place: str, loaded: dict[str, Any]) -> None:
         loaded: what `from_pretrained` gives with `output_loading_info=True`.
     """
     if missing := sorted(loaded["missing_keys"]):
-        raise InputError(f"--model {place}: the weights lack {len(missing)} tensors of the model, such as {missing[0]}")
+        raise InputError(f"model: {place}: the weights lack {len(missing)} tensors of the model, such as {missing[0]}")
 
 
 def _check_causal(config: Any, place: str) -> None:
@@ -120,7 +120,7 @@ def _check_causal(config: Any, place: str) -> None:
 
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder or getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"--model {place}: a {config.model_type} model is not a causal (decoder-only) language model")
+        raise InputError(f"model: {place}: a {config.model_type} model is not a causal (decoder-only) language model")
 
 
 def _is_on_hub(name: str) -> bool:
@@ -137,11 +137,11 @@ def _is_on_hub(name: str) -> bool:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise _unknown_model(name, "the hub has no such model either") from error
     except HfHubHTTPError as error:
-        raise InputError(f"--model {name}: the hub refuses it: {first_line(error)}") from error
+        raise InputError(f"model: {name}: the hub refuses it: {first_line(error)}") from error
     except Exception:  # noqa: BLE001 - the type depends on which HTTP client the hub's library uses
         return False
     return True
 
 
 def _unknown_model(name: str, reason: str) -> InputError:
-    return unknown_name(f"--model: no such file or folder, and {reason}; unknown built-in model", name, BUILTIN)
+    return unknown_name(f"model: no such file or folder, and {reason}; unknown built-in model", name, BUILTIN)

@@ -111,18 +111,18 @@ def _locate(name: str) -> tuple[str, Path]:
     if name in BUILTIN:
         return "builtin", path
     if not name.strip():
-        raise unknown_name("--model: unknown model", name, BUILTIN)
+        raise unknown_name("model: unknown model", name, BUILTIN)
     try:
         if path.is_dir():
             return "folder", path
         if path.is_file():
             return "gguf", path
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise InputError(f"--model: {name[:80]!r} is not a path: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"model: {name[:80]!r} is not a path: {getattr(error, 'strerror', error)}") from error
     if path.suffix == ".gguf" or name[0] in "./~\\" or name.count("/") > 1:
-        raise InputError(f"--model: no such file or folder: {name!r}")
+        raise InputError(f"model: no such file or folder: {name!r}")
     if "/" not in name and get_close_matches(name.lower(), BUILTIN):  # a slip; do not ask the hub about it
-        raise unknown_name("--model: unknown model", name, [*BUILTIN, "a folder", "a .gguf file", "a hub id"])
+        raise unknown_name("model: unknown model", name, [*BUILTIN, "a folder", "a .gguf file", "a hub id"])
     return "hub", path
 
 
@@ -136,12 +136,12 @@ def _device(name: str) -> "torch.device":
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
-        raise unknown_name("--device: unknown device", str(name), _DEVICES) from None
+        raise unknown_name("device: unknown device", str(name), _DEVICES) from None
     if device.type not in _DEVICES:
-        raise unknown_name("--device: unknown device", str(name), _DEVICES)
+        raise unknown_name("device: unknown device", str(name), _DEVICES)
     usable = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= usable:
-        raise InputError(f"--device: {name} is not available; {device.type} devices found here: {usable}")
+        raise InputError(f"device: {name} is not available; {device.type} devices found here: {usable}")
     return device
 
 
@@ -150,6 +150,6 @@ def _dtype(dtype: "torch.dtype | str | None") -> "torch.dtype":
 
     name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
     if name not in _DTYPES:
-        raise unknown_name("--dtype: unknown type", name, _DTYPES)
+        raise unknown_name("dtype: unknown type", name, _DTYPES)
     chosen: torch.dtype = getattr(torch, name)
     return chosen

@@ -98,7 +98,7 @@ def open_weights(model: Any) -> Weights:
     if path.is_dir():
         return _weights_of_folder(path)
     if not path.is_file():
-        raise InputError(f"--model: no such file or folder: {str(model)!r}")
+        raise InputError(f"model: no such file or folder: {str(model)!r}")
     tensors = GGUFTensors.open(path)
     architecture = read_config(gguf_config(tensors), str(path))
     naming = gguf_naming(tensors, architecture)

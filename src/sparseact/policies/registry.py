@@ -27,7 +27,7 @@ def known_policies() -> dict[str, type[Policy]]:
         try:
             found.setdefault(point.name, point.load())
         except Exception as error:  # another package's import raises what it likes
-            raise InputError(f"--policy: {point.name} ({point.value}) cannot be imported: {error}") from error
+            raise InputError(f"policy: {point.name} ({point.value}) cannot be imported: {error}") from error
     return found
 
 
@@ -56,9 +56,9 @@ def make_policy(
     """
     policies = known_policies()
     if name not in policies:
-        raise unknown_name("--policy: unknown policy", name, sorted(policies))
+        raise unknown_name("policy: unknown policy", name, sorted(policies))
     if not 0 <= sparsity <= 1:
-        raise InputError(f"--sparsity: {sparsity} is not between 0 and 1")
+        raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     _check_options(name, policies[name], options or {})
     policy: Any = cast(Any, policies[name])(sparsity=sparsity, **(options or {}))
     phases = policy.phases
@@ -66,7 +66,7 @@ def make_policy(
         phases = replace(phases, prefill=False)
     if dense_first is not None:
         if dense_first < 0:
-            raise InputError(f"--dense-first: {dense_first} is negative")
+            raise InputError(f"dense_first: {dense_first} is negative")
         phases = replace(phases, dense_first=dense_first)
     made: Policy = replace(policy, phases=phases)
     return made
@@ -82,7 +82,7 @@ def read_options(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name or not value:
-            raise InputError(f"--option: {setting!r} is not NAME=VALUE")
+            raise InputError(f"option: {setting!r} is not NAME=VALUE")
         try:
             options[name] = json.loads(value)
         except ValueError:
@@ -95,14 +95,14 @@ def _check_options(name: str, policy: Any, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if option not in defaults:
             if not defaults:
-                raise InputError(f"--option: the policy {name} has no options; found {option!r}")
-            raise unknown_name(f"--option: unknown option of {name}", option, defaults)
+                raise InputError(f"option: the policy {name} has no options; found {option!r}")
+            raise unknown_name(f"option: unknown option of {name}", option, defaults)
         default = defaults[option]
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            raise InputError(f"--option: {option}: {value!r} is not a {type(default).__name__}, as {default!r} is")
+            raise InputError(f"option: {option}: {value!r} is not a {type(default).__name__}, as {default!r} is")
         allowed = get_args(get_type_hints(policy)[option])
         if allowed and value not in allowed:
-            raise unknown_name(f"--option: {option}", str(value), allowed)
+            raise unknown_name(f"option: {option}", str(value), allowed)
 
 
 def _options(policy: Any) -> list[Field[Any]]:

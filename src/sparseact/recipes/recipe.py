@@ -119,9 +119,9 @@ def load_recipe(folder: str | Path) -> Recipe:
         record = json.loads((folder / "recipe.json").read_text())
         version = record["version"]
     except Exception as error:  # a damaged file raises what its reader likes
-        raise InputError(f"--recipe {folder}: no readable recipe.json here ({error})") from error
+        raise InputError(f"recipe: {folder}: no readable recipe.json here ({error})") from error
     if version != VERSION:
-        raise InputError(f"--recipe {folder}: version {version}; this sparseact reads version {VERSION}; update it")
+        raise InputError(f"recipe: {folder}: version {version}; this sparseact reads version {VERSION}; update it")
     try:
         unchanged = _sha256(folder / "recipe.safetensors") == record["tensors_sha256"]
         # Copied to aligned memory, which products round by: the recipe computes bit by bit what it did before.
@@ -137,9 +137,9 @@ def load_recipe(folder: str | Path) -> Recipe:
             record["meta"],
         )
     except Exception as error:  # as above
-        raise InputError(f"--recipe {folder}: damaged ({error}); calibrate again") from error
+        raise InputError(f"recipe: {folder}: damaged ({error}); calibrate again") from error
     if not unchanged:
-        raise InputError(f"--recipe {folder}: recipe.safetensors is not the file that recipe.json was written with")
+        raise InputError(f"recipe: {folder}: recipe.safetensors is not the file that recipe.json was written with")
     return recipe
 
 

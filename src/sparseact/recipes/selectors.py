@@ -215,7 +215,7 @@ def keep_count(units: int, sparsity: float) -> int:
         InputError: the sparsity is not in [0, 1].
     """
     if not 0 <= sparsity <= 1:
-        raise InputError(f"--sparsity: {sparsity} is not between 0 and 1")
+        raise InputError(f"sparsity: {sparsity} is not between 0 and 1")
     return units - math.floor(sparsity * units + 0.5)
 
 

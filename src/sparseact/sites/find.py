@@ -93,7 +93,7 @@ def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | 
         UnsupportedModelError: no known layout fits the model's blocks.
     """
     if units not in UNITS:
-        raise unknown_name("--units: unknown units", units, UNITS)
+        raise unknown_name("units: unknown units", units, UNITS)
     blocks, layout, shares = dissect(model, layout)
     return [
         _site(layer, kind, path, block, layout, model.config.num_attention_heads, shares)

@@ -79,19 +79,19 @@ class Plan:
             make_metric(name, self.metric_options(0))
         for name in self.units:
             if name not in UNITS:
-                raise unknown_name("--units: unknown units", name, UNITS)
-        _check_list("--metrics", self.metrics)
-        _check_list("--units", self.units)
-        _check_list("--sparsity", self.sparsity)
-        _check_levels("--sparsity", self.sparsity)
+                raise unknown_name("units: unknown units", name, UNITS)
+        _check_list("metrics", self.metrics)
+        _check_list("units", self.units)
+        _check_list("sparsity", self.sparsity)
+        _check_levels("sparsity", self.sparsity)
         if self.heads_sparsity is not None:
-            _check_levels("--heads-sparsity", self.heads_sparsity)
+            _check_levels("heads_sparsity", self.heads_sparsity)
             if len(self.heads_sparsity) != len(self.sparsity):
                 raise InputError(
-                    f"--heads-sparsity: {len(self.heads_sparsity)} levels for the {len(self.sparsity)} of "
-                    "--sparsity; one for each is needed"
+                    f"heads_sparsity: {len(self.heads_sparsity)} levels for the {len(self.sparsity)} of "
+                    "`sparsity`; one for each is needed"
                 )
-        for option, number in (("--ig-steps", self.ig_steps), ("--max-new-tokens", self.max_new_tokens)):
+        for option, number in (("ig_steps", self.ig_steps), ("max_new_tokens", self.max_new_tokens)):
             if number < 1:
                 raise InputError(f"{option}: {number} is not at least 1")
 

@@ -67,7 +67,7 @@ def run_sweep(
     pd = _pandas()
     out = Path(out)
     if not prompts:
-        raise InputError("--prompts: there is no prompt")
+        raise InputError("prompts: there is no prompt")
     ids = [encode_prompt(tokenizer, prompt, chat=plan.chat).to(model.device) for prompt in prompts]
     for index, row in enumerate(ids):
         check_context(model.config, row.shape[1], plan.max_new_tokens, index)
@@ -122,10 +122,10 @@ def _pandas() -> Any:
 def _resume(out: Path, meta: dict[str, Any]) -> tuple[list[Row], list[Row], float]:
     """Rows of the prompts that are done and the seconds they took; nothing in a new folder."""
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: this is a file, not a folder")
+        raise InputError(f"out: {out}: this is a file, not a folder")
     if not (out / "meta.json").exists():
         if (out / "sweep.csv").exists():
-            raise InputError(f"--out {out}: holds a sweep.csv without its meta.json; choose another folder")
+            raise InputError(f"out: {out}: holds a sweep.csv without its meta.json; choose another folder")
         return [], [], 0.0
     pd = _pandas()
     try:
@@ -134,10 +134,10 @@ def _resume(out: Path, meta: dict[str, Any]) -> tuple[list[Row], list[Row], floa
         samples = pd.read_parquet(out / "samples.parquet").to_dict("records")
         diagnostics = pd.read_parquet(out / "diagnostics.parquet").to_dict("records")
     except Exception as error:  # a damaged file raises what its reader likes
-        raise InputError(f"--out {out}: holds a run that can't be read ({error}); choose another folder") from error
+        raise InputError(f"out: {out}: holds a run that can't be read ({error}); choose another folder") from error
     if differing:
         raise InputError(
-            f"--out {out}: holds another run ({_difference(before, meta, differing)}); choose another folder"
+            f"out: {out}: holds another run ({_difference(before, meta, differing)}); choose another folder"
         )
     done = {row["prompt"] for row in samples}
     return samples, [row for row in diagnostics if row["prompt"] in done], float(before.get("seconds", 0))

@@ -62,7 +62,7 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
         names = _linears(gate.site.module, modules)
         if not names or not all(weights.shape(name)[1] == gate.site.units * gate.site.unit_size for name in names):
             raise InputError(
-                f"--recipe: {recipe.policy} masks {gate.site.module} with {gate.site.units} inputs, "
+                f"recipe: {recipe.policy} masks {gate.site.module} with {gate.site.units} inputs, "
                 f"which this {weights.architecture.family} does not have; calibrate on this model"
             )
         gating = _gating(gate, names, recipe.policy, modules, weights.architecture)
@@ -71,7 +71,7 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
             gatings |= dict.fromkeys(names, gating)
     if _fingerprint(recipe, weights, modules) != recipe.model:
         raise InputError(
-            f"--recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
+            f"recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
             "weights; calibrate again"
         )
     return gatings
@@ -116,7 +116,7 @@ def _gating(
     }
     for reason, found in reasons.items():
         if found:
-            raise InputError(f"--recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
+            raise InputError(f"recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
     assert choice is not None
     if choice == BY_GATE and not architecture.gated:
         choice = BY_INPUT  # act(gate) is what down reads
