@@ -65,7 +65,7 @@ def test_public_names_are_there(name):
     assert callable(getattr(sparseact, name))
 
 
-@pytest.mark.parametrize("name", ["models", "attribution", "sites", "recipes", "evaluation", "sweep", "report", "errors"])
+@pytest.mark.parametrize("name", ["models", "attribution", "sites", "recipes", "evaluation", "sweep", "report"])
 def test_subpackages_are_reached_by_attribute(name):
     assert getattr(sparseact, name).__name__ == f"sparseact.{name}"
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from sparseact.errors import InputError, UnsupportedModelError
-from sparseact.policies import POLICIES, TEAL, Recipe, known_policies, make_policy, registry, summary
+from sparseact.policies import POLICIES, TEAL, Recipe, known_policies, make_policy, summary
 from sparseact.testing import FAMILIES as ALL_FAMILIES
 from sparseact.testing import check_policy, tiny_model, tiny_tokenizer
+from sparseact.utils import registry
 
 FAMILIES = ("llama", "phi", "gemma3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "opt")))
 
@@ -150,7 +151,7 @@ def test_an_entry_point_cannot_replace_a_built_in_policy(other_packages):
 
 def test_an_entry_point_that_cannot_be_imported_is_one_line(other_packages):
     other_packages.append(EntryPoint("tail", "no_such_package:TEAL", "sparseact.policies"))
-    with pytest.raises(InputError, match=r"policy: tail \(no_such_package:TEAL\) cannot be imported"):
+    with pytest.raises(InputError, match=r"policies: tail \(no_such_package:TEAL\) cannot be imported"):
         known_policies()
 
 

@@ -101,9 +101,7 @@ def test_the_parts_make_the_neurons(family):
 
 @pytest.mark.parametrize(("name", "family"), [(name, family) for name in NEEDS_UP for family in UNGATED])
 def test_an_mlp_without_up_is_refused_by_what_reads_it(name, family):
-    with pytest.raises(
-        UnsupportedModelError, match=f"policy: {name}: .* without an up projection.*use cats"
-    ) as caught:
+    with pytest.raises(UnsupportedModelError, match=f"policy: {name}: .* without an up projection.*use cats") as caught:
         POLICIES[name](sparsity=0.5).calibrate(_model(family), tiny_tokenizer(), _letters(0))
     assert "\n" not in str(caught.value)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
-from importlib.metadata import entry_points
 from typing import Any, cast, get_args, get_type_hints
 
 from sparseact.calibration.policy import Policy
 from sparseact.errors import InputError, unknown_name
+from sparseact.utils.registry import with_plugins
 
 GROUP = "sparseact.policies"
 
@@ -22,13 +22,7 @@ def known_policies() -> dict[str, type[Policy]]:
     """
     from sparseact.policies import POLICIES  # it imports this module
 
-    found: dict[str, Any] = dict(POLICIES)
-    for point in entry_points(group=GROUP):
-        try:
-            found.setdefault(point.name, point.load())
-        except Exception as error:  # another package's import raises what it likes
-            raise InputError(f"policy: {point.name} ({point.value}) cannot be imported: {error}") from error
-    return found
+    return with_plugins(GROUP, cast("dict[str, type[Policy]]", POLICIES))
 
 
 def summary(policy: type[Policy]) -> str:
