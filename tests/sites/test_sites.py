@@ -336,11 +336,13 @@ def test_a_model_without_known_units_is_refused_in_one_line(config):
         find_sites(model)
     line = str(error.value)
     assert "\n" not in line
+    assert len(line) < 220
     assert repr(model.config.model_type) in line
-    assert "self_attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj" in line  # looked for
-    assert {"mamba": "mixer.out_proj"}.get(config.__name__, "self_attn.o_proj") in line.partition("found")[2]
+    looked_for, _, found = line.partition(", have ")
+    assert {"mamba": "self_attn.q_proj"}.get(config.__name__, "mlp.gate_proj, mlp.up_proj, mlp.down_proj") in looked_for
+    assert {"mamba": "mixer.in_proj", "mixtral": "mlp.gate"}.get(config.__name__, "no other linears") in found
     assert "layout=sparseact.sites.Layout(...)" in line
-    assert "entry point 'sparseact.layouts'" in line
+    assert "entry point 'sparseact.families'" in line
 
 
 def test_a_model_without_blocks_is_refused():
@@ -375,7 +377,7 @@ def test_a_layout_given_by_hand(bloom, ids):
 
 def test_a_layout_given_by_hand_that_does_not_fit_is_refused(bloom):
     wrong = Layout("wrong", ("mlp.up",), "mlp.down", ("attn.q",), "attn.o")
-    with pytest.raises(UnsupportedModelError, match=r"looked in every block for \(attn.q, attn.o, mlp.up, mlp.down\)"):
+    with pytest.raises(UnsupportedModelError, match=r"blocks lack attn\.q, attn\.o, mlp\.up, mlp\.down \(wrong\)"):
         find_sites(bloom, layout=wrong)
 
 

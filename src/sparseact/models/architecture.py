@@ -29,7 +29,7 @@ class Activation(IntEnum):
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder of one of the families in `families.FAMILIES`.
+    """A decoder of one of the families that the engine runs.
 
     What is not here needs no field: biases are there where the weights have them, Gemma's `1 + weight` of
     a norm and the first two unused positions of OPT are settled when the weights are read.

@@ -59,69 +59,6 @@ class Naming:
     paired: bool = False
 
 
-_LLAMA = {
-    "embed": "embed_tokens",
-    "norm": "norm",
-    "head": "lm_head",
-    **{name: f"layers.{{}}.self_attn.{name}_proj" for name in "qkvo"},
-    **{name: f"layers.{{}}.mlp.{name}_proj" for name in ("gate", "up", "down")},
-    "attention_norm": "layers.{}.input_layernorm",
-    "mlp_norm": "layers.{}.post_attention_layernorm",
-    "q_norm": "layers.{}.self_attn.q_norm",
-    "k_norm": "layers.{}.self_attn.k_norm",
-}
-_GEMMA = _LLAMA | {
-    "post_attention_norm": "layers.{}.post_attention_layernorm",
-    "mlp_norm": "layers.{}.pre_feedforward_layernorm",
-    "post_mlp_norm": "layers.{}.post_feedforward_layernorm",
-}
-_PHI3 = (
-    _LLAMA
-    | dict.fromkeys("qkv", "layers.{}.self_attn.qkv_proj")
-    | dict.fromkeys(("gate", "up"), "layers.{}.mlp.gate_up_proj")
-)
-_PHI = _LLAMA | {
-    "norm": "final_layernorm",
-    "o": "layers.{}.self_attn.dense",
-    "gate": "layers.{}.mlp.fc1",
-    "down": "layers.{}.mlp.fc2",
-}
-_OPT = _LLAMA | {
-    "positions": "embed_positions",
-    "norm": "final_layer_norm",
-    "o": "layers.{}.self_attn.out_proj",
-    "gate": "layers.{}.fc1",
-    "down": "layers.{}.fc2",
-    "attention_norm": "layers.{}.self_attn_layer_norm",
-    "mlp_norm": "layers.{}.final_layer_norm",
-}
-_GPT2 = {
-    "embed": "wte",
-    "positions": "wpe",
-    "norm": "ln_f",
-    "head": "lm_head",
-    **dict.fromkeys("qkv", "h.{}.attn.c_attn"),
-    "o": "h.{}.attn.c_proj",
-    "gate": "h.{}.mlp.c_fc",
-    "down": "h.{}.mlp.c_proj",
-    "attention_norm": "h.{}.ln_1",
-    "mlp_norm": "h.{}.ln_2",
-}
-_TRANSFORMERS = {
-    "gemma2": Naming(_GEMMA, added_to_norms=1.0),
-    "gemma3_text": Naming(_GEMMA, added_to_norms=1.0),
-    "phi": Naming(_PHI),
-    "phi3": Naming(_PHI3),
-    "opt": Naming(_OPT, unused_positions=2),
-    "gpt2": Naming(_GPT2, transposed=True),
-}
-
-
-def transformers_naming(family: str) -> Naming:
-    """Names in a model of transformers, without the path of the decoder in it."""
-    return _TRANSFORMERS.get(family, Naming(_LLAMA))
-
-
 def find_places(
     architecture: Architecture, naming: Naming, shapes: Mapping[str, tuple[int, ...]], where: str
 ) -> dict[str, Place]:

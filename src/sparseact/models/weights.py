@@ -12,12 +12,12 @@ import numpy as np
 
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.models.families import read_config
+from sparseact.models.families import read_config, transformers_naming
 from sparseact.models.formats import Array, Floats, Quantised, dequantise
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_config import gguf_config, gguf_naming
 from sparseact.models.sources.safetensors import SafetensorsFolder
-from sparseact.models.tensor_names import Place, find_places, transformers_naming
+from sparseact.models.tensor_names import Place, find_places
 
 
 class Source(Protocol):

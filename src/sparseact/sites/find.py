@@ -1,22 +1,23 @@
 """Where each model family keeps its units: module names inside one block, tried by structure.
 
 No family needs code of its own, because a neuron and a head are both a slice of the input of a
-linear. To add a family, append a `Layout` to `LAYOUTS`, or publish one under the entry point group
-`sparseact.layouts`.
+linear: its `Layout` in `models.families`, or one published under the entry point group
+`sparseact.layouts`, is enough.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from collections.abc import Iterable, Iterator
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sparseact.errors import UnsupportedModelError, unknown_name
+from sparseact.models.families import BUILTIN, Layout, known_families
 from sparseact.recipes.site import Site, UnitKind
+from sparseact.utils.registry import with_plugins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,55 +27,8 @@ UNITS: dict[str, tuple[UnitKind, ...]] = {
     "heads": ("heads",),
     "both": ("mlp", "heads"),
 }
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Module names inside one block of a family.
-
-    Attributes:
-        name: families it serves, for messages and docs.
-        mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one).
-        mlp_out: linear whose input is the neurons.
-        attention_in: linears that make queries, keys and values, the one with the queries first (fused
-            counts as one).
-        attention_out: linear whose input is the heads' outputs.
-    """
-
-    name: str
-    mlp_in: tuple[str, ...]
-    mlp_out: str
-    attention_in: tuple[str, ...]
-    attention_out: str
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """All module names that a block of this layout must have."""
-        return (*self.attention_in, self.attention_out, *self.mlp_in, self.mlp_out)
-
-
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-
-LAYOUTS = [
-    Layout(
-        "Llama, SmolLM2, TinyLlama, MobiLlama, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3, StableLM, OLMo2",
-        ("mlp.gate_proj", "mlp.up_proj"),
-        "mlp.down_proj",
-        _QKV,
-        "self_attn.o_proj",
-    ),
-    Layout("Phi 1, 1.5, 2", ("mlp.fc1",), "mlp.fc2", _QKV, "self_attn.dense"),
-    Layout("Phi-3", ("mlp.gate_up_proj",), "mlp.down_proj", ("self_attn.qkv_proj",), "self_attn.o_proj"),
-    Layout("OPT", ("fc1",), "fc2", _QKV, "self_attn.out_proj"),
-    Layout("GPT-2", ("mlp.c_fc",), "mlp.c_proj", ("attn.c_attn",), "attn.c_proj"),
-    Layout(
-        "GPT-NeoX, Pythia",
-        ("mlp.dense_h_to_4h",),
-        "mlp.dense_4h_to_h",
-        ("attention.query_key_value",),
-        "attention.dense",
-    ),
-]
+LAYOUTS: list[Layout] = list(dict.fromkeys(family.layout for family in BUILTIN.values()))
+"""The layouts of the built-in families."""
 
 
 def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | None = None) -> list[Site]:
@@ -141,7 +95,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[dict[str, nn.Module], Layout, Counter[int]]:
     """The blocks by dotted name, their layout, and in how many blocks each module stands, by id."""
     blocks = _blocks(model)
-    layout = _recognise(model, blocks, [layout] if layout else _known_layouts())
+    layout = _recognise(model, blocks, [layout] if layout else known_layouts())
     shares = Counter(id(block.get_submodule(name)) for block in blocks.values() for name in layout.modules)
     return blocks, layout, shares
 
@@ -157,29 +111,35 @@ def _blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     )
 
 
-def _known_layouts() -> list[Layout]:
-    return [*LAYOUTS, *(point.load() for point in entry_points(group="sparseact.layouts"))]
+def known_layouts() -> Iterator[Layout]:
+    """The layouts of all families; other packages are asked last, which takes time."""
+    yield from LAYOUTS
+    yield from (family.layout for name, family in known_families().items() if name not in BUILTIN)
+    yield from with_plugins("sparseact.layouts", dict[str, Layout]()).values()
 
 
-def _recognise(model: PreTrainedModel, blocks: dict[str, nn.Module], layouts: list[Layout]) -> Layout:
+def _recognise(model: PreTrainedModel, blocks: dict[str, nn.Module], layouts: Iterable[Layout]) -> Layout:
     # What every block has: some models mix dense blocks with blocks of experts.
-    names = [{name for name, _ in block.named_modules(remove_duplicate=False)} for block in blocks.values()]
-    found = set.intersection(*names)
+    inside = [dict(block.named_modules(remove_duplicate=False)) for block in blocks.values()]
+    found = set(inside[0]).intersection(*inside[1:])
+    tried = []
     for layout in layouts:
         if found.issuperset(layout.modules):
             return layout
-    wanted = " or ".join("(" + ", ".join(layout.modules) + ")" for layout in layouts)
-    kind = getattr(model.config, "model_type", "?")
+        tried.append(layout)
+    nearest = max(tried, key=lambda layout: len(found.intersection(layout.modules)))
+    lacks = [name for name in nearest.modules if name not in found]
+    linears = [name for name, module in inside[0].items() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
+    has = [name for name in linears if name in found.difference(nearest.modules)] or ["no other linears"]
     raise UnsupportedModelError(
-        f"model family {kind!r} ({type(model).__name__}) is not known and its blocks fit no known layout: "
-        f"looked in every block for {wanted}; found {', '.join(sorted(_leaves(found)))}. To add it, pass "
-        "layout=sparseact.sites.Layout(...) or publish one as entry point 'sparseact.layouts'"
+        f"model: {getattr(model.config, 'model_type', '?')!r} fits no family: blocks lack {_some(lacks)} "
+        f"({nearest.name}), have {_some(has)}; pass layout=sparseact.sites.Layout(...) or add an entry point "
+        "'sparseact.families'"
     )
 
 
-def _leaves(names: Iterable[str]) -> list[str]:
-    names = [name for name in names if name]
-    return [name for name in names if not any(other.startswith(name + ".") for other in names)]
+def _some(names: list[str]) -> str:
+    return shorten(", ".join(names), 42, placeholder=" ...")
 
 
 def _site(

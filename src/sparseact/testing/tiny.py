@@ -6,108 +6,59 @@ block moves the logits; a test that passes on them could have failed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
 from sparseact.errors import unknown_name
+from sparseact.models.families import BUILTIN, Family, known_families
+from sparseact.models.families.base import TINY, TINY_WINDOW
 
-VOCABULARY, HIDDEN, LAYERS, HEADS, NEURONS, POSITIONS = 64, 32, 3, 4, 48, 128
-PAD, BOS, EOS = 0, 1, 2
-SLIDING_WINDOW = 4
-
-Config = Callable[..., Any]
-
-
-def _grouped(config: Config, **options: Any) -> Any:
-    """A config whose heads share 2 keys and values, with a gated MLP."""
-    return _plain(config, num_key_value_heads=2, **options)
+VOCABULARY, HIDDEN, LAYERS = TINY["vocab_size"], TINY["hidden_size"], TINY["num_hidden_layers"]
+HEADS, NEURONS, POSITIONS = TINY["num_attention_heads"], TINY["intermediate_size"], TINY["max_position_embeddings"]
+PAD, BOS, EOS = TINY["pad_token_id"], TINY["bos_token_id"], TINY["eos_token_id"]
+SLIDING_WINDOW = TINY_WINDOW
 
 
-def _plain(config: Config, **options: Any) -> Any:
-    return config(
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": HIDDEN,
-            "intermediate_size": NEURONS,
-            "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
-            "max_position_embeddings": POSITIONS,
-            "initializer_range": 0.2,
-            "pad_token_id": PAD,
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "tie_word_embeddings": False,  # tied, a random model repeats its last token
-            **options,
-        }
-    )
+def _tiny_families(families: Mapping[str, Family]) -> dict[str, Family]:
+    """The family of each tiny model by the model's name."""
+    return {name: family for family in families.values() for name in family.tiny}
 
 
-def _opt(**options: Any) -> Any:
-    config = transformers.OPTConfig
-    return _plain(config, ffn_dim=NEURONS, init_std=0.2, **{"word_embed_proj_dim": HIDDEN, **options})
-
-
-def _gpt2() -> Any:
-    names = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS, "n_inner": NEURONS}
-    tokens = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-    return transformers.GPT2Config(vocab_size=VOCABULARY, initializer_range=0.2, **names, **tokens)
-
-
-def _gemma2() -> Any:
-    capped = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 8}
-    return _grouped(transformers.Gemma2Config, head_dim=8, sliding_window=SLIDING_WINDOW, **capped)
-
-
-def _gemma3() -> Any:
-    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
-    window = {"sliding_window": SLIDING_WINDOW, "layer_types": kinds, "query_pre_attn_scalar": 16}
-    return _plain(transformers.Gemma3TextConfig, head_dim=16, num_key_value_heads=1, **window)
+def _config(name: str, family: Family) -> Any:
+    return AutoConfig.for_model(family.model_type, **{**TINY, **family.tiny[name]})
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: _grouped(transformers.LlamaConfig),
-    "mobillama": lambda: _plain(transformers.LlamaConfig),
-    "mistral": lambda: _grouped(transformers.MistralConfig, sliding_window=SLIDING_WINDOW),
-    "qwen2": lambda: _grouped(transformers.Qwen2Config),
-    "qwen3": lambda: _grouped(transformers.Qwen3Config, head_dim=16),
-    "phi": lambda: _plain(transformers.PhiConfig),
-    "phi3": lambda: _grouped(transformers.Phi3Config),
-    "gemma2": _gemma2,
-    "gemma3": _gemma3,
-    "opt": _opt,
-    "opt-post-norm": lambda: _opt(do_layer_norm_before=False, word_embed_proj_dim=16),
-    "gpt2": _gpt2,
-    "gpt-neox": lambda: _plain(transformers.GPTNeoXConfig, use_parallel_residual=True, rotary_pct=0.5),
-    "gpt-neox-sequential": lambda: _plain(transformers.GPTNeoXConfig, use_parallel_residual=False, rotary_pct=0.5),
-    "stablelm": lambda: _grouped(transformers.StableLmConfig, use_qkv_bias=True),
-    "olmo2": lambda: _grouped(transformers.Olmo2Config),
+    name: partial(_config, name, family) for name, family in _tiny_families(BUILTIN).items()
 }
-"""Config of a tiny model by family: 3 layers, 4 heads, 48 neurons, 64 tokens, float32."""
+"""Config of a tiny model of each built-in family: 3 layers, 4 heads, 48 neurons, 64 tokens, float32."""
 
 
 def tiny_model(family: str, *, seed: int = 0) -> PreTrainedModel:
-    """A random model of a family in `FAMILIES`, in evaluation mode.
+    """A random model of a family in `FAMILIES`, or of another package's, in evaluation mode.
 
     Raises:
         InputError: the family is not one of them.
     """
-    if family not in FAMILIES:
-        raise unknown_name("unknown family", family, FAMILIES)
+    families = _tiny_families(BUILTIN if family in FAMILIES else known_families())
+    if family not in families:
+        raise unknown_name("family: unknown family", family, families)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(FAMILIES[family]())
+        model = AutoModelForCausalLM.from_config(_config(family, families[family]))
         with torch.no_grad():
             for parameter in model.parameters():  # no bias stays 0, no norm's weight 1
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    if family == "mobillama":  # all blocks run one MLP
+    if shared := families[family].shared:
         for block in model.model.layers:
-            block.mlp = model.model.layers[0].mlp
+            setattr(block, shared, getattr(model.model.layers[0], shared))
     return model.eval()
 
 

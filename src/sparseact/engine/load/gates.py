@@ -20,8 +20,8 @@ from sparseact.engine.kernels.select import (
 )
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
+from sparseact.models.families import transformers_naming
 from sparseact.models.formats import Floats, bf16_of, float_of_bf16
-from sparseact.models.tensor_names import transformers_naming
 from sparseact.models.weights import Weights
 
 if TYPE_CHECKING:

@@ -1,0 +1,124 @@
+"""The model families: one file each, and those of other packages (entry points of the group `sparseact.families`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sparseact.errors import InputError, UnsupportedModelError
+from sparseact.models.architecture import Architecture
+from sparseact.models.families import (
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    mobillama,
+    olmo2,
+    opt,
+    phi,
+    phi3,
+    qwen2,
+    qwen3,
+    stablelm,
+)
+from sparseact.models.families.base import GGUF, Family, Layout
+from sparseact.models.families.config import Config
+from sparseact.models.tensor_names import Naming
+from sparseact.utils.registry import with_plugins
+
+__all__ = [
+    "BUILTIN",
+    "GGUF",
+    "Config",
+    "Family",
+    "Layout",
+    "engine_types",
+    "family_where",
+    "known_families",
+    "read_config",
+    "transformers_naming",
+]
+
+BUILTIN: dict[str, Family] = {
+    "llama": llama.FAMILY,
+    "mobillama": mobillama.FAMILY,
+    "mistral": mistral.FAMILY,
+    "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
+    "phi": phi.FAMILY,
+    "phi3": phi3.FAMILY,
+    "gemma2": gemma2.FAMILY,
+    "gemma3": gemma3.FAMILY,
+    "opt": opt.FAMILY,
+    "gpt2": gpt2.FAMILY,
+    "gpt_neox": gpt_neox.FAMILY,
+    "stablelm": stablelm.FAMILY,
+    "olmo2": olmo2.FAMILY,
+}
+"""The families of this package, by their files' names."""
+
+
+def known_families() -> dict[str, Family]:
+    """All families by name, the built-in ones first.
+
+    Raises:
+        InputError: a package's family cannot be imported.
+    """
+    return with_plugins("sparseact.families", BUILTIN)
+
+
+def family_where(wanted: Callable[[Family], bool]) -> Family | None:
+    """The first family that is wanted; other packages are asked, which takes time, where no built-in one is."""
+    found = next(filter(wanted, BUILTIN.values()), None)
+    return found or next(filter(wanted, known_families().values()), None)
+
+
+def engine_types() -> list[str]:
+    """Transformers' names of the families that the engine runs."""
+    return list(dict.fromkeys(family.model_type for family in known_families().values() if family.architecture))
+
+
+def read_config(values: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture of a config.json, or of a config object's `to_dict()`.
+
+    Args:
+        values: the config, in transformers 4's or 5's words.
+        where: its file, for errors.
+
+    Raises:
+        UnsupportedModelError: a family, activation or rotary embedding that the engine does not have.
+        InputError: a size is missing or senseless.
+    """
+    config = Config(values, where, engine_types)
+    model_type = config.get("model_type")
+    family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
+    if family is None or family.architecture is None:
+        raise UnsupportedModelError(
+            f"{where}: the engine does not run models of type {model_type!r}; it runs {', '.join(engine_types())}"
+        )
+    config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
+    try:
+        architecture = family.architecture(config)
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: this config is damaged: {type(error).__name__} {error}") from error
+    if architecture.heads % architecture.kv_heads:
+        raise InputError(
+            f"{where}: {architecture.heads} attention heads are not a multiple of {architecture.kv_heads} key heads"
+        )
+    return architecture
+
+
+def transformers_naming(model_type: str) -> Naming:
+    """Names in a model of transformers, without the path of the decoder in it.
+
+    Raises:
+        UnsupportedModelError: the engine does not run such models.
+    """
+    family = family_where(lambda family: family.model_type == model_type and family.naming is not None)
+    if family is None or family.naming is None:
+        raise UnsupportedModelError(f"model: the engine knows no tensors of models of type {model_type!r}")
+    return family.naming

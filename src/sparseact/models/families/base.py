@@ -1,0 +1,97 @@
+"""What a model family is: the one place that says where it keeps its units, what it computes and how files name it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparseact.models.architecture import Architecture
+from sparseact.models.families.config import Config
+from sparseact.models.tensor_names import Naming
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Module names inside one block of a family.
+
+    Attributes:
+        name: of the family that has it, for messages and docs.
+        mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one).
+        mlp_out: linear whose input is the neurons.
+        attention_in: linears that make queries, keys and values, the one with the queries first (fused
+            counts as one).
+        attention_out: linear whose input is the heads' outputs.
+    """
+
+    name: str
+    mlp_in: tuple[str, ...]
+    mlp_out: str
+    attention_in: tuple[str, ...]
+    attention_out: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All module names that a block of this layout must have."""
+        return (*self.attention_in, self.attention_out, *self.mlp_in, self.mlp_out)
+
+
+def _as_it_is(_metadata: Mapping[str, Any], _config: Mapping[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class GGUF:
+    """How GGUF files hold a family; what they all hold alike is in `sources.gguf_config`.
+
+    Attributes:
+        architecture: their `general.architecture`.
+        paired: rows of q and k stand in pairs, see `tensor_names.Place.pairs`.
+        config: what to add to a config, or to replace in it: from the metadata (keys without the architecture)
+            and the config in transformers' words that was made of them.
+    """
+
+    architecture: str
+    paired: bool = False
+    config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = _as_it_is
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models. Other packages publish theirs as entry points of the group `sparseact.families`.
+
+    Attributes:
+        model_type: transformers' name of it.
+        layout: where the units are in a model of transformers.
+        architecture: reads a config for the engine; None where the engine does not run the family.
+        naming: of its tensors in transformers, without the path of the decoder; for the engine too.
+        gguf: how GGUF files hold it; None where the engine does not read them.
+        shared: a module that all blocks have in common.
+        tiny: configs of small models for tests by name: what differs from `TINY`.
+    """
+
+    model_type: str
+    layout: Layout
+    architecture: Callable[[Config], Architecture] | None = None
+    naming: Naming | None = None
+    gguf: GGUF | None = None
+    shared: str = ""
+    tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+TINY: Mapping[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,  # tied, a random model repeats its last token
+}
+"""The config of every tiny model, in the words that most families share."""
+TINY_WINDOW = 4
+"""Positions of a tiny model's sliding window."""

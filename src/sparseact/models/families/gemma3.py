@@ -1,0 +1,56 @@
+"""Gemma 3, text: of six layers five slide and rotate by a base of 10,000; one sees all and has a base of 1,000,000."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sparseact.models.architecture import Architecture
+from sparseact.models.families import gemma2, llama
+from sparseact.models.families.base import GGUF, TINY_WINDOW, Family
+from sparseact.models.families.config import Config
+from sparseact.models.rope import rope_parameters
+
+_FULL, _SLIDING = 1e6, 1e4
+"""Rotary bases of the two kinds of layers, where a file does not say."""
+
+
+def _read(config: Config) -> Architecture:
+    kinds = gemma2.layer_kinds(config, config.size("sliding_window_pattern", 6))
+    rotations = config.rotations(config.get("rope_parameters", _old_rotations(config)), kinds)
+    return replace(gemma2.read(config, kinds), **rotations, qk_norm=True)
+
+
+def _old_rotations(config: Config) -> dict[str, Any]:
+    """From the words of transformers 4, which named the two kinds apart and scaled full attention alone."""
+    full = {"rope_theta": _FULL, **config.values, **config.get("rope_scaling", {})}
+    return {
+        "full_attention": rope_parameters(full),
+        "sliding_attention": {"rope_theta": config.number("rope_local_base_freq", _SLIDING)},
+    }
+
+
+def _from_gguf(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    full = config["rope_parameters"] | {"rope_theta": metadata.get("rope.freq_base", _FULL)}
+    sliding = {"rope_theta": metadata.get("rope.freq_base_swa", _SLIDING)}
+    rotations = {"full_attention": full, "sliding_attention": sliding}
+    return {"rope_parameters": rotations} | gemma2.query_scaling(config, largest=62)
+
+
+FAMILY = Family(
+    "gemma3_text",
+    llama.LAYOUT,
+    architecture=_read,
+    naming=gemma2.NAMING,
+    gguf=GGUF("gemma3", config=_from_gguf),
+    tiny={
+        "gemma3": {
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window": TINY_WINDOW,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        }
+    },
+)
