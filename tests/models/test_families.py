@@ -1,15 +1,25 @@
 """What the engine reads of a config: parity with transformers' own reading, and refusals of one line."""
 
 import dataclasses
+import random
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 
+from sparseact.engine.engine import Engine
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Activation, Norm
-from sparseact.models.families import engine_types, read_config
-from sparseact.testing import tiny
+from sparseact.models.families import BUILTIN, engine_types, known_families, read_config
+from sparseact.policies import TEAL
+from sparseact.sites import LAYOUTS, find_sites
+from sparseact.testing import float64_model, tiny, tiny_model, tiny_tokenizer
+from sparseact.utils import registry
 
 SIZES = {
     "vocab_size": 64,
@@ -97,8 +107,6 @@ def test_rotations_equal_those_of_transformers(scaling):
     architecture = read_config(config.to_dict(), "")
     cos, sin = architecture.rotations(60, 40)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    import torch
-
     positions, x = torch.arange(60, 100)[None], torch.zeros(1, 1, 1)
     kinds = {0: "sliding_attention", 5: "full_attention"} if scaling == "gemma3" else {0: None}
     for layer, kind in kinds.items():
@@ -155,3 +163,124 @@ def test_a_senseless_config_is_an_error_of_one_line(changed, said):
     with pytest.raises(InputError, match=said) as error:
         read_config(SIZES | {"model_type": "llama"} | changed, "config.json")
     assert "\n" not in str(error.value)
+
+
+# The families themselves
+
+
+def test_a_family_is_known_without_torch():
+    script = (
+        "import sys, sparseact.models.families as f; print(len(f.BUILTIN), {'torch', 'transformers'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{len(BUILTIN)} set()\n"
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_family_is_whole(name):
+    family = BUILTIN[name]
+    assert family.tiny
+    assert family.layout in LAYOUTS
+    assert (family.architecture is None) == (family.naming is None)
+    assert family.architecture or not family.gguf
+    assert all(tiny.FAMILIES[each]().model_type == family.model_type for each in family.tiny)
+
+
+def test_the_docs_have_a_row_for_every_layout():
+    rows = [line.split("|") for line in PAGE.splitlines() if line.startswith("|")]
+    units = {(row[2].split("`")[1], row[4].split("`")[1]) for row in rows[2:]}
+    assert units == {(layout.mlp_out, layout.attention_out) for layout in LAYOUTS}
+
+
+# A family of another package: the one of the docs.
+
+PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+IDS = np.random.default_rng(0).integers(0, 64, 20).tolist()
+TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
+
+
+@pytest.fixture
+def other_package(monkeypatch, tmp_path):
+    """A package on the path, and what adds its entry point."""
+    [block] = [part for part in PAGE.split("```python\n")[1:] if "FAMILY = " in part]
+    (tmp_path / "starcoder2_of_the_docs.py").write_text(block.partition("```")[0], encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    points = []
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+
+    def publish(name="starcoder2", value="starcoder2_of_the_docs:FAMILY"):
+        points.append(EntryPoint(name, value, "sparseact.families"))
+
+    yield publish
+    sys.modules.pop("starcoder2_of_the_docs", None)
+
+
+def test_without_its_package_the_family_is_not_known(other_package):
+    with pytest.raises(InputError, match="unknown family 'starcoder2'"):
+        tiny_model("starcoder2")
+    other_package()
+    model = tiny_model("starcoder2")
+    assert model.config.hidden_size == 32
+
+
+def test_a_family_of_another_package_has_sites(other_package):
+    other_package()
+    mlp, heads, *_ = find_sites(tiny_model("starcoder2"))
+    assert (mlp.module, mlp.units, mlp.unit_bytes) == ("model.layers.0.mlp.c_proj", 48, 2 * 32 * 4)
+    assert (heads.module, heads.units) == ("model.layers.0.self_attn.o_proj", 4)
+
+
+def test_the_engine_runs_a_family_of_another_package_as_transformers_does(other_package, tmp_path):
+    other_package()
+    model = tiny_model("starcoder2")
+    assert "starcoder2" in engine_types()
+    model.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        expected = model(torch.tensor([IDS])).logits[0].numpy()
+    for source in (model, tmp_path / "saved"):
+        with Engine.from_model(source, dtype="f32", threads=1) as engine:
+            found = np.stack([engine.step(token) for token in IDS])
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+            engine.reset()
+            np.testing.assert_allclose(engine.prefill(IDS), expected[-1], atol=1e-4)
+
+
+def test_a_recipe_of_another_packages_family_runs_in_the_engine_as_on_the_model(other_package):
+    other_package()
+    model = tiny_model("starcoder2")
+    recipe = TEAL(0.5).calibrate(model, tiny_tokenizer(), TEXT)
+    recipe = dataclasses.replace(recipe, meta=recipe.meta | {"levels": {}})  # columns are gathered, not streamed
+    masked, cache = [], None
+    with torch.no_grad(), recipe(model):
+        for token in IDS:
+            out = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            masked.append(out.logits[0, -1].numpy())
+    with torch.no_grad():
+        dense = model(torch.tensor([IDS])).logits[0].numpy()
+    with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
+        found = np.stack([engine.step(token) for token in IDS])
+        assert engine.density()["1.down"] < 0.8
+    np.testing.assert_allclose(found, np.stack(masked), atol=1e-4)
+    assert np.abs(found - dense).max() > 0.1
+
+
+def test_an_entry_point_cannot_replace_a_built_in_family(other_package):
+    other_package("llama")
+    assert known_families()["llama"] is BUILTIN["llama"]
+
+
+def test_a_family_that_cannot_be_imported_is_one_line_where_it_is_wanted(other_package):
+    other_package("broken", "no_such_package:FAMILY")
+    find_sites(tiny_model("llama"))  # the built-in ones need no other package
+    with pytest.raises(InputError, match=r"families: broken \(no_such_package:FAMILY\) cannot be imported"):
+        read_config(SIZES | {"model_type": "starcoder2"}, "config.json")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_exact_norms_are_those_of_the_family(family):
+    """Gemma adds 1 to its norms' weights."""
+    model = tiny_model(family)
+    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    expected = model.model.norm(x)
+    torch.testing.assert_close(float64_model(model).model.norm(x.double()).float(), expected)

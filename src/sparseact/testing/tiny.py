@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig,
 from transformers.masking_utils import eager_mask
 
 from sparseact.errors import unknown_name
-from sparseact.models.families import BUILTIN, Family, known_families
+from sparseact.models.families import BUILTIN, Family, family_where, known_families
 from sparseact.models.families.base import TINY, TINY_WINDOW
 
 VOCABULARY, HIDDEN, LAYERS = TINY["vocab_size"], TINY["hidden_size"], TINY["num_hidden_layers"]
@@ -81,9 +81,11 @@ def float64_model(model: PreTrainedModel) -> PreTrainedModel:
     gets one of its own, named `float64`, in transformers' table.
     """
     model.double()
+    family = family_where(lambda family: family.model_type == model.config.model_type and family.naming is not None)
+    added = family.naming.added_to_norms if family and family.naming else 0.0
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
-            module.forward = _exact_norm(module)
+            module.forward = _exact_norm(module, added)
     if model.config._attn_implementation == "eager":  # noqa: SLF001 - transformers has no public getter
         AttentionInterface.register("float64", _exact_attention)
         AttentionMaskInterface.register("float64", eager_mask)
@@ -91,12 +93,11 @@ def float64_model(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _exact_norm(module: Any) -> Callable[[Tensor], Tensor]:
+def _exact_norm(module: Any, added: float) -> Callable[[Tensor], Tensor]:
     epsilon = module.eps if hasattr(module, "eps") else module.variance_epsilon
-    shift = 1.0 if type(module).__name__.startswith("Gemma") else 0.0
 
     def forward(x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * (module.weight + shift)
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon) * (module.weight + added)
 
     return forward
 

@@ -10,11 +10,13 @@ from sparseact.engine.engine import Engine
 from sparseact.engine.forward.prefill import Cache, Forward
 from sparseact.engine.load.load_model import load_model
 from sparseact.errors import InputError
+from sparseact.models.families import BUILTIN
 from sparseact.models.formats import Quantised
 from sparseact.models.weights import open_weights
 from sparseact.testing import tiny_model
 
-FAMILIES = ["llama", "mobillama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"]
+FAMILIES = [name for family in BUILTIN.values() if family.architecture for name in family.tiny]
+FAMILIES.remove("opt-post-norm")  # refused
 IDS = np.random.default_rng(0).integers(0, 64, 30)
 
 

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
-from sparseact.models.families import (
-    gemma2,
-    gemma3,
-    gpt2,
-    gpt_neox,
-    llama,
-    mistral,
-    mobillama,
-    olmo2,
-    opt,
-    phi,
-    phi3,
-    qwen2,
-    qwen3,
-    stablelm,
-)
 from sparseact.models.families.base import GGUF, Family, Layout
 from sparseact.models.families.config import Config
 from sparseact.models.tensor_names import Naming
@@ -42,20 +27,11 @@ __all__ = [
 ]
 
 BUILTIN: dict[str, Family] = {
-    "llama": llama.FAMILY,
-    "mobillama": mobillama.FAMILY,
-    "mistral": mistral.FAMILY,
-    "qwen2": qwen2.FAMILY,
-    "qwen3": qwen3.FAMILY,
-    "phi": phi.FAMILY,
-    "phi3": phi3.FAMILY,
-    "gemma2": gemma2.FAMILY,
-    "gemma3": gemma3.FAMILY,
-    "opt": opt.FAMILY,
-    "gpt2": gpt2.FAMILY,
-    "gpt_neox": gpt_neox.FAMILY,
-    "stablelm": stablelm.FAMILY,
-    "olmo2": olmo2.FAMILY,
+    name: import_module(f"sparseact.models.families.{name}").FAMILY
+    for name in (
+        *("llama", "mobillama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "opt", "gpt2"),
+        *("gpt_neox", "stablelm", "olmo2"),  # which transformers alone runs
+    )
 }
 """The families of this package, by their files' names."""
 
