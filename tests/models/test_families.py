@@ -181,7 +181,6 @@ def test_a_family_is_whole(name):
     family = BUILTIN[name]
     assert family.tiny
     assert family.layout in LAYOUTS
-    assert (family.architecture is None) == (family.naming is None)
     assert family.architecture or not family.gguf
     assert all(tiny.FAMILIES[each]().model_type == family.model_type for each in family.tiny)
 
@@ -275,6 +274,14 @@ def test_a_family_that_cannot_be_imported_is_one_line_where_it_is_wanted(other_p
     find_sites(tiny_model("llama"))  # the built-in ones need no other package
     with pytest.raises(InputError, match=r"families: broken \(no_such_package:FAMILY\) cannot be imported"):
         read_config(SIZES | {"model_type": "starcoder2"}, "config.json")
+
+
+def test_what_is_no_family_is_one_line(other_package):
+    other_package("module", "starcoder2_of_the_docs:read")
+    with pytest.raises(InputError, match=r"module is a function, no sparseact\.models\.families\.base\.Family"):
+        known_families()
+    with pytest.raises(InputError, match="needs both `architecture` and `naming`"):
+        dataclasses.replace(BUILTIN["llama"], naming=None)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama"])

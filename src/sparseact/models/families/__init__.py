@@ -40,9 +40,13 @@ def known_families() -> dict[str, Family]:
     """All families by name, the built-in ones first.
 
     Raises:
-        InputError: a package's family cannot be imported.
+        InputError: a package's family cannot be imported, or is none.
     """
-    return with_plugins("sparseact.families", BUILTIN)
+    known = with_plugins("sparseact.families", BUILTIN)
+    for name, family in known.items():
+        if not isinstance(family, Family):
+            raise InputError(f"families: {name} is a {type(family).__name__}, no {Family.__module__}.Family")
+    return known
 
 
 def family_where(wanted: Callable[[Family], bool]) -> Family | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families.config import Config
 from sparseact.models.tensor_names import Naming
@@ -64,10 +65,13 @@ class Family:
         model_type: transformers' name of it.
         layout: where the units are in a model of transformers.
         architecture: reads a config for the engine; None where the engine does not run the family.
-        naming: of its tensors in transformers, without the path of the decoder; for the engine too.
+        naming: of its tensors in transformers, without the path of the decoder; goes with `architecture`.
         gguf: how GGUF files hold it; None where the engine does not read them.
         shared: a module that all blocks have in common.
         tiny: configs of small models for tests by name: what differs from `TINY`.
+
+    Raises:
+        InputError: `architecture` without `naming`, or the reverse.
     """
 
     model_type: str
@@ -77,6 +81,10 @@ class Family:
     gguf: GGUF | None = None
     shared: str = ""
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.architecture is None) != (self.naming is None):
+            raise InputError(f"family {self.model_type}: the engine needs both `architecture` and `naming`, or neither")
 
 
 TINY: Mapping[str, Any] = {
