@@ -1,7 +1,5 @@
 """The model families: one file each, and those of other packages (entry points of the group `sparseact.families`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """What a model family is: the one place that says where it keeps its units, what it computes and how files name it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """A config in the words of transformers, and what the families' readers share: sizes, rotation, windows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Gemma 2: norms after attention and MLP too, softcaps, every second layer slides. Gemma 3 shares most of it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -62,8 +60,6 @@ def _read(config: Config) -> Architecture:
     )
 
 
-_CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}
-
 FAMILY = Family(
     "gemma2",
     llama.LAYOUT,
@@ -76,7 +72,8 @@ FAMILY = Family(
             "head_dim": 8,
             "query_pre_attn_scalar": 8,
             "sliding_window": TINY_WINDOW,
-            **_CAPS,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
         }
     },
 )

@@ -1,7 +1,5 @@
 """Gemma 3, text: of six layers five slide and rotate by a base of 10,000; one sees all and has a base of 1,000,000."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

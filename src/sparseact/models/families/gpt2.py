@@ -1,7 +1,5 @@
 """GPT-2: learned positions, q, k and v in one linear, linears stored as [inputs, outputs], words of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
