@@ -29,7 +29,7 @@ from loops import cached_loop, published_magnitude, published_site, uncut_pass
 from sparseact.attribution import attribute_in_one_pass, make_metric, score_sites
 from sparseact.data import encode_prompt, load_prompts
 from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.recipes.selectors import topk_mask
+from sparseact.masked.selectors import topk_mask
 from sparseact.sites import Site, find_sites
 from sparseact.utils.environment import describe
 

@@ -31,8 +31,9 @@ from sparseact.calibration.sample import take_sample
 from sparseact.data import encode_prompt, load_prompts, load_text
 from sparseact.evaluation import compare, second_choices
 from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
+from sparseact.masked.selectors import ranks
 from sparseact.policies import write_text
-from sparseact.recipes.selectors import keep_count, ranks
+from sparseact.recipes.selectors import keep_count
 from sparseact.sites import Site, on_units, weight_bytes
 
 LEVELS = (0.5, 0.7, 0.8)

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from sparseact.calibration.neurons import Neurons
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms
+from sparseact.masked.selectors import topk_mask
 from sparseact.policies.deja_vu import reduced_rank_regression
 from sparseact.recipes.gate import Signal
-from sparseact.recipes.selectors import topk_mask
 from sparseact.sites import Site
 
 Rule = Callable[[Neurons, Tensor, Tensor], Tensor]

@@ -19,7 +19,8 @@ from sparseact.attribution.methods.corrected_gxo import CorrectedGxO
 from sparseact.data import encode_prompt, load_prompts
 from sparseact.evaluation import compare, second_choices
 from sparseact.masked.decoding import decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.recipes.selectors import keep_count, ranks
+from sparseact.masked.selectors import ranks
+from sparseact.recipes.selectors import keep_count
 from sparseact.sites import find_sites, on_units
 
 SCALES = (1, 2, 4, 6, 8, 12, 16, 24)

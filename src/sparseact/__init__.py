@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sparseact.engine.engine import Engine as Engine
     from sparseact.errors import InputError as InputError
     from sparseact.models import load as load
-    from sparseact.policies import Recipe as Recipe
-    from sparseact.policies import load_recipe as load_recipe
+    from sparseact.recipes.recipe import Recipe as Recipe
+    from sparseact.recipes.recipe import load_recipe as load_recipe
 
 __version__ = "0.1.0"
 
@@ -23,9 +23,9 @@ _HOME_OF_NAME = {
     "InputError": "sparseact.errors",
     "Scores": "sparseact.attribution",
     "attribute": "sparseact.attribution",
-    "Recipe": "sparseact.policies",
+    "Recipe": "sparseact.recipes.recipe",
     "load": "sparseact.models",
-    "load_recipe": "sparseact.policies",
+    "load_recipe": "sparseact.recipes.recipe",
 }
 _MODULES = {
     name: f"sparseact.{name}"
@@ -37,6 +37,7 @@ _MODULES = {
         "errors",
         "evaluation",
         "generation",
+        "masked",
         "models",
         "policies",
         "recipes",
@@ -44,7 +45,7 @@ _MODULES = {
         "sites",
         "sweep",
     )
-} | {"select": "sparseact.recipes.selectors"}
+} | {"select": "sparseact.masked.selectors"}
 
 __all__ = ["Engine", "InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
 

@@ -15,7 +15,7 @@ from sparseact.attribution import Attribution, Scores
 from sparseact.attribution.interdependency import SPARSITY, _case, measure_interdependency
 from sparseact.cli import main
 from sparseact.errors import InputError
-from sparseact.recipes.selectors import topk_mask
+from sparseact.masked.selectors import topk_mask
 from sparseact.sites import Site, find_sites
 
 PROMPT = torch.tensor([5, 17, 3, 42, 8])

@@ -25,7 +25,7 @@ from sparseact.attribution.methods.corrected_gxo import CorrectedGxO
 from sparseact.attribution.own_position import own_position_attention
 from sparseact.errors import InputError
 from sparseact.masked.decoding import prefill, teacher_force
-from sparseact.recipes.selectors import ranks, topk_mask
+from sparseact.masked.selectors import ranks, topk_mask
 from sparseact.sites import find_sites, on_units
 from sparseact.testing import FAMILIES, float64_model, tiny_model, tiny_tokenizer
 

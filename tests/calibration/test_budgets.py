@@ -13,10 +13,11 @@ from sparseact.calibration.fit import read_text
 from sparseact.calibration.greedy import STEP, Trial, _block_calls, greedy_in_blocks
 from sparseact.calibration.sample import take_sample
 from sparseact.masked.apply import run_sparse
+from sparseact.masked.selectors import fit, quantile
 from sparseact.policies import TEAL, Gate
 from sparseact.policies.n_of_m import multiples
 from sparseact.recipes.phases import Phases
-from sparseact.recipes.selectors import Threshold, TopK, quantile
+from sparseact.recipes.selectors import Threshold, TopK
 from sparseact.sites import Site, find_channels
 from sparseact.testing import tiny_model, tiny_tokenizer
 
@@ -84,7 +85,7 @@ def test_a_trial_of_a_block_is_what_the_sparse_model_does_to_it(model, tokenizer
     sample = take_sample(model, sites, windows)
     levels = {site: 0.1 * index for index, site in enumerate(sites)}
     (call,) = _block_calls(model, windows, [sites[0].block]).values()
-    fitted = [Gate(site, Threshold(0.0).fit(sample.x[site].abs(), levels[site])) for site in sites]
+    fitted = [Gate(site, fit(Threshold(0.0), sample.x[site].abs(), levels[site])) for site in sites]
     outputs = []
     hook = model.model.layers[0].register_forward_hook(lambda *args: outputs.append(args[-1]))
     with torch.no_grad():

@@ -10,8 +10,8 @@ from torch.nn.functional import log_softmax
 from sparseact.errors import InputError
 from sparseact.evaluation import evaluate, windows
 from sparseact.evaluation.windows import cut_text
+from sparseact.masked.recipe import fingerprint_of
 from sparseact.policies import POLICIES, TEAL, Phases
-from sparseact.recipes.recipe import fingerprint
 from sparseact.sites import find_channels
 from sparseact.testing import BOS, tiny_model, tiny_tokenizer
 
@@ -138,7 +138,7 @@ def test_achieved_is_what_a_hook_of_our_own_counts(model, recipe):
         if module is down:  # not the dense twin's
             zeros, seen = zeros + int((args[0] == 0).sum()), seen + args[0].numel()
 
-    alone = replace(recipe, gates=(gate,), model=fingerprint(model, [gate]))
+    alone = replace(recipe, gates=(gate,), model=fingerprint_of(model, [gate]))
     hook = down.register_forward_hook(count)
     found = evaluate(model, tiny_tokenizer(), TEXT, recipe=alone, context=64)
     hook.remove()

@@ -18,6 +18,8 @@ from sparseact.calibration.sample import take_sample
 from sparseact.calibration.weights import column_norms, weight_of
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
+from sparseact.masked.gate import correction, keep, rotate
+from sparseact.masked.selectors import fit, mask
 from sparseact.policies import (
     SCAP,
     TEAL,
@@ -87,10 +89,10 @@ def model():
 
 def masked(gate: Gate, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The mask and the sparse output of a linear: what the runtime does, on one linear."""
-    on = gate.selector.mask(gate.score(gate.rotate(x)))
-    kept = gate.keep(x, on)
+    on = mask(gate.selector, gate.score(rotate(gate, x)))
+    kept = keep(gate, x, on)
     y = kept @ weight.T
-    return on, y if gate.low_rank is None else y + gate.correction(x - kept)
+    return on, y if gate.low_rank is None else y + correction(gate, x - kept)
 
 
 def kept(gate: Gate) -> list[int]:
@@ -125,7 +127,7 @@ def test_golden_column_norms_of_either_kind_of_linear():
 def test_golden_scores_masks_and_outputs(scale, scores, units, y, error, selector):
     gate = Gate(SITE, selector, scale=scale)
     assert gate.score(X)[0].tolist() == pytest.approx(scores, abs=1e-3)
-    gate = Gate(SITE, selector.fit(gate.score(X), 0.5), scale=scale)
+    gate = Gate(SITE, fit(selector, gate.score(X), 0.5), scale=scale)
     on, output = masked(gate, X, W)
     assert on[0].nonzero()[:, 0].tolist() == units
     assert output[0].tolist() == pytest.approx(y, abs=1e-5)
@@ -145,8 +147,8 @@ def test_golden_r_sparse_and_its_scale_is_the_column_norm():
 @given(st.lists(st.booleans(), min_size=4, max_size=4))
 def test_full_rank_is_the_dense_output_for_any_mask(on):
     gate = Gate(SITE, TopK(0.5), low_rank=low_rank(W, 3))
-    kept = gate.keep(X, torch.tensor([on]))
-    y = kept @ W.T + gate.correction(X - kept)
+    kept = keep(gate, X, torch.tensor([on]))
+    y = kept @ W.T + correction(gate, X - kept)
     assert y[0].tolist() == pytest.approx((X @ W.T)[0].tolist(), abs=1e-5)
 
 
@@ -366,8 +368,8 @@ def test_a_basis_alone_leaves_the_logits_unchanged(family, tokenizer, text, unse
         every = torch.ones_like(units, dtype=torch.bool)
         every[..., 0] = False  # else the gate would not rotate at all
         gate = gates[site]
-        lost = gate.rotate(units)[..., :1] * gate.basis[:, 0]
-        return (gate.keep(units, every) + lost).view_as(x)
+        lost = rotate(gate, units)[..., :1] * gate.basis[:, 0]
+        return (keep(gate, units, every) + lost).view_as(x)
 
     with torch.no_grad():
         dense = model(unseen[:2]).logits
@@ -396,7 +398,7 @@ def test_linears_of_one_input_share_one_basis_in_memory_on_disk_and_in_the_accou
 def test_every_token_keeps_the_same_count_and_q_k_v_the_same_directions(model, tokenizer, text, unseen):
     recipe = LaRoSA(0.4).calibrate(model, tokenizer, text)
     scores = observe_scores(model, recipe.gates, unseen, Phases(), masked=True)
-    masks = {gate.site.name: gate.selector.mask(scores[gate.site]) for gate in recipe.gates}
+    masks = {gate.site.name: mask(gate.selector, scores[gate.site]) for gate in recipe.gates}
     assert all(len(mask.sum(dim=-1).unique()) == 1 for mask in masks.values())
     assert torch.equal(masks["self_attn.q_proj.2"], masks["self_attn.k_proj.2"])
     assert torch.equal(masks["self_attn.q_proj.2"], masks["self_attn.v_proj.2"])
@@ -419,7 +421,7 @@ def test_principal_directions_lose_less_than_channels_do(model, tokenizer, text)
     x = take_sample(model, [site], windows).x[site]
     basis = pca_basis(x)
     errors = [
-        (gate.keep(x, gate.selector.mask(gate.score(gate.rotate(x)))) - x).norm().item()
+        (keep(gate, x, mask(gate.selector, gate.score(rotate(gate, x)))) - x).norm().item()
         for gate in (Gate(site, TopK(0.5), basis=basis), Gate(site, TopK(0.5)))
     ]
     assert errors[0] < 0.9 * errors[1]
@@ -479,7 +481,7 @@ def test_n_of_m_counts_in_every_group(model, tokenizer, text, unseen):
     scores = observe_scores(model, recipe.gates, unseen[:5], Phases(), masked=True)
     counts = set()
     for gate in recipe.gates:
-        groups = gate.selector.mask(scores[gate.site]).unflatten(-1, (-1, 16)).sum(dim=-1)
+        groups = mask(gate.selector, scores[gate.site]).unflatten(-1, (-1, 16)).sum(dim=-1)
         assert (groups == gate.selector.n).all()
         counts.add(gate.selector.n)
     assert counts <= {9, 10}  # .4 of 16 lies between

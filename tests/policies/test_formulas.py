@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import silu
 
 from sparseact.masked.apply import prompt_scores
+from sparseact.masked.selectors import fit, mask, topk_mask
 from sparseact.policies import Gate
 from sparseact.policies.cett import LEVELS, cett, cett_curve, equal_cett
 from sparseact.policies.chess import root_mean_square
 from sparseact.policies.deja_vu import recall_of, reduced_rank_regression
-from sparseact.recipes.selectors import Threshold, topk_mask
+from sparseact.recipes.selectors import Threshold
 from sparseact.sites import find_sites
 from sparseact.testing import tiny_model
 
@@ -27,10 +28,10 @@ def test_golden_chess():
     site = find_sites(tiny_model("llama"), "mlp")[0]
     gate = Gate(site, Threshold(0.0), scale=scale)
     scores = gate.score(silu(GATE))
-    fitted = Threshold.fit(scores, 0.5)
+    fitted = fit(Threshold(0.0), scores, 0.5)
     assert fitted.value**2 == pytest.approx(0.0983, abs=5e-5)
     assert (fitted.value / scale).tolist() == pytest.approx([0.11, 0.2205, 0.4246, 0.4411], abs=1e-4)
-    assert fitted.mask(scores).int().tolist() == [[1, 1, 0, 1], [0, 0, 1, 0]]
+    assert mask(fitted, scores).int().tolist() == [[1, 1, 0, 1], [0, 0, 1, 0]]
 
 
 def test_golden_griffin():

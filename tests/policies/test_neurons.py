@@ -2,7 +2,6 @@
 
 import math
 import random
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,10 +13,12 @@ from sparseact.calibration.neurons import find_neurons, read_signal
 from sparseact.calibration.weights import weight_of
 from sparseact.errors import InputError, SparseactError, UnsupportedModelError
 from sparseact.masked.decoding import decode_greedily, pad_left, prefill
+from sparseact.masked.gate import guess, predict
+from sparseact.masked.selectors import mask, topk_mask
 from sparseact.policies import POLICIES, load_recipe, max_sparsity
 from sparseact.policies.cett import cett
 from sparseact.policies.deja_vu import recall_of
-from sparseact.recipes.selectors import TopK, topk_mask
+from sparseact.recipes.selectors import TopK
 from sparseact.sites import capture, find_channels, find_sites, on_units
 from sparseact.testing import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -337,7 +338,7 @@ def test_recall_is_what_it_is_on_unseen_text():
     for gate, entered in zip(recipe.gates, inputs, strict=True):
         h, x = seen[gate.site][:, 8:, :, 0], seen[entered][:, 8:, :, 0]
         oracle = topk_mask(h.abs() * weight_of(model, gate.site).norm(dim=0), gate.selector.sparsity)
-        kept = gate.selector.mask(gate.score(gate.predict(x)))
+        kept = mask(gate.selector, gate.score(predict(gate, x)))
         assert recall_of(kept, oracle) == pytest.approx(found[gate.site.name], abs=0.03)
 
 
@@ -364,7 +365,7 @@ def test_an_attribution_target_sees_what_the_loss_depends_on():
         with torch.no_grad(), capture(model, [find_neurons(model)[-1].inputs]) as seen:
             model(_held_out_ids(2))
         gate, (x,) = recipe.gates[-1], seen.values()
-        kept = gate.selector.mask(gate.score(gate.predict(x[..., 0]))).float()
+        kept = mask(gate.selector, gate.score(predict(gate, x[..., 0]))).float()
         shares[target] = float(kept[..., 24:].sum() / kept.sum())
     assert shares["attribution"] > 0.95
     assert shares["activation"] < 0.7
@@ -396,7 +397,7 @@ def test_a_look_at_all_inputs_but_one_chooses_as_the_neurons_themselves_do():
         model(_held_out_ids(4))
     modules = dict(model.named_modules())
     for gate, site in zip(recipe.gates, sites, strict=True):
-        chosen = gate.selector.mask(gate.score(gate.guess(modules, seen[site][..., 0])))
+        chosen = mask(gate.selector, gate.score(guess(gate, modules, seen[site][..., 0])))
         exact = topk_mask(seen[gate.site][..., 0].abs() * weight_of(model, gate.site).norm(dim=0), 0.5)
         assert recall_of(chosen, exact) > 0.97
 
@@ -467,4 +468,4 @@ def test_a_negative_increase_is_refused():
 def test_top_k_is_exact_per_token():
     recipe = _recipe("top-k", "llama")
     assert recipe.gates[0].selector == TopK(0.5)
-    assert replace(recipe.gates[0], selector=TopK(0.25)).selector.mask(torch.rand(7, 48)).sum(dim=-1).eq(36).all()
+    assert mask(TopK(0.25), torch.rand(7, 48)).sum(dim=-1).eq(36).all()

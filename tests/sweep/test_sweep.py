@@ -15,7 +15,7 @@ from sparseact.attribution import attribute_in_one_pass
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO
 from sparseact.errors import InputError
 from sparseact.masked.decoding import decode_greedily, prefill, stop_tokens
-from sparseact.recipes.selectors import topk_mask
+from sparseact.masked.selectors import topk_mask
 from sparseact.sites import capture, find_sites, on_units
 from sparseact.sweep import Cell, Plan, evaluate_prompt, run_sweep
 from sparseact.sweep.masks import CellMasks

@@ -28,7 +28,7 @@ from sparseact.attribution.attribute import Scores
 from sparseact.attribution.one_pass import Attribution, attribute_in_one_pass
 from sparseact.errors import InputError
 from sparseact.masked.decoding import Prefix, evaluation_mode, prefill
-from sparseact.recipes.selectors import topk_mask
+from sparseact.masked.selectors import topk_mask
 from sparseact.sites import Site, UnitKind, find_sites, on_units
 from sparseact.utils.files import write_atomically
 

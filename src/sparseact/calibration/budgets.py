@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sparseact.calibration.sample import Sample
+from sparseact.masked.selectors import quantiles
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.selectors import keep_count, quantiles
+from sparseact.recipes.selectors import keep_count
 from sparseact.sites import Site
 
 LEVELS = torch.linspace(0, 1, 21)

@@ -18,9 +18,11 @@ from sparseact.data import sketch_passages
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
 from sparseact.masked.decoding import evaluation_mode
+from sparseact.masked.recipe import fingerprint_of
+from sparseact.masked.selectors import fit
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe, fingerprint
+from sparseact.recipes.recipe import Recipe
 from sparseact.sites import Site, skip_logits
 from sparseact.utils.environment import installed_versions
 
@@ -65,10 +67,10 @@ def fit_gates(
     """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores."""
     fitted, phases = list(gates), replace(phases, prefill=True)  # the windows stand for tokens that are decoded
     if not any(gate.selector.reads_scores for gate in gates):
-        return [replace(gate, selector=gate.selector.fit(NO_SCORES, levels[gate.site])) for gate in gates]
+        return [replace(gate, selector=fit(gate.selector, NO_SCORES, levels[gate.site])) for gate in gates]
     for round_ in range(1 + REFITS):
         scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
-        fitted = [replace(gate, selector=gate.selector.fit(scores[gate.site], levels[gate.site])) for gate in fitted]
+        fitted = [replace(gate, selector=fit(gate.selector, scores[gate.site], levels[gate.site])) for gate in fitted]
     return fitted
 
 
@@ -131,7 +133,7 @@ def calibrate_gates(
         "seconds": round(time.monotonic() - started, 1),
         "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},
     }
-    return Recipe(policy.name, policy.sparsity, tuple(fitted), policy.phases, fingerprint(model, fitted), meta)
+    return Recipe(policy.name, policy.sparsity, tuple(fitted), policy.phases, fingerprint_of(model, fitted), meta)
 
 
 def _gross(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from sparseact.calibration.sample import SINK_POSITIONS, Sample
 from sparseact.masked.decoding import evaluation_mode
+from sparseact.masked.gate import keep, on_device, rotate
+from sparseact.masked.selectors import fit, mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.selectors import Selector
 from sparseact.sites import Site, on_units
@@ -64,9 +66,9 @@ class Trial:
 
     def __init__(self, model: PreTrainedModel, gates: Sequence[Gate], sample: Sample, call: Call) -> None:
         self._model, self._call = model, call
-        self._gates = {gate.site: gate.to(model.device) for gate in gates}
+        self._gates = {gate.site: gate for gate in on_device(gates, model.device, model.dtype)}
         self._scores = {
-            gate.site: gate.score(gate.rotate(x[:: -(-x.numel() // FIT_VALUES)]))
+            gate.site: gate.score(rotate(gate, x[:: -(-x.numel() // FIT_VALUES)]))
             for gate in gates
             for x in [sample.x[gate.site]]
         }
@@ -87,12 +89,11 @@ class Trial:
 
     def _mask(self, site: Site, x: Tensor, level: float) -> Tensor:
         if (site, level) not in self._selectors:
-            fit = self._gates[site].selector.fit
-            self._selectors[site, level] = fit(self._scores[site], level)
+            self._selectors[site, level] = fit(self._gates[site].selector, self._scores[site], level)
         gate, units = self._gates[site], x.flatten(-2)
-        on = self._selectors[site, level].mask(gate.score(gate.rotate(units)))
+        on = mask(self._selectors[site, level], gate.score(rotate(gate, units)))
         on[:, :SINK_POSITIONS] = True
-        return gate.keep(units, on).view_as(x)
+        return keep(gate, units, on).view_as(x)
 
 
 def _allocate(trial: Trial, sites: Sequence[Site], target: float) -> Levels:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sparseact.errors import UnsupportedModelError
+from sparseact.masked.gate import signal_of
 from sparseact.recipes.gate import Signal
 from sparseact.sites import Site, dissect, find_channels, find_sites
 from sparseact.sites.find import linear_shape, row_bytes
@@ -106,7 +107,7 @@ def read_signal(model: PreTrainedModel, signal: Signal, x: Tensor) -> Tensor:
     weight = linear.weight
     assert isinstance(weight, Tensor)
     with torch.no_grad():
-        return signal.of(linear(x.to(weight.device, weight.dtype))).float().cpu()
+        return signal_of(signal, linear(x.to(weight.device, weight.dtype))).float().cpu()
 
 
 def _activation(model: PreTrainedModel) -> str:

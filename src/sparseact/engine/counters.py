@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from sparseact.engine.forward.gating import MADE_BY, Gating
 from sparseact.engine.forward.model import Model
-from sparseact.engine.kernels.select import EVERYTHING
 from sparseact.engine.lm_head.fit import SCREEN
 from sparseact.engine.load.load_model import linear_names
 from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
 from sparseact.engine.quant.layouts import COLUMNS, PANEL, PANELS, ROWS
 from sparseact.models.architecture import Architecture
+from sparseact.recipes.selection import EVERYTHING
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,8 @@ from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import Array, Floats
 from sparseact.models.weights import Weights, open_weights
-
-if TYPE_CHECKING:
-    from sparseact.recipes.phases import Phases
-    from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.phases import Phases
+from sparseact.recipes.recipe import Recipe, load_recipe
 
 
 class Engine:
@@ -138,8 +136,6 @@ class Engine:
             UnsupportedModelError: a family that the engine does not run.
         """
         if isinstance(recipe, str | Path):
-            from sparseact.policies import load_recipe
-
             recipe = load_recipe(recipe)
         weights = open_weights(model_path(model) if isinstance(model, str) else model)
         return cls(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from sparseact.errors import InputError, SparseactError
 from sparseact.masked.clock import Clock, read_clock
 from sparseact.masked.density import Density
+from sparseact.masked.gate import correction, guess, keep, on_device, predict, rotate, signal_of
+from sparseact.masked.selectors import mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
 from sparseact.sites import Site, on_units, weight_bytes
@@ -38,7 +40,7 @@ def run_sparse(
     Raises:
         SparseactError: on a normal exit, if a forward pass ran no gate.
     """
-    by_site = {gate.site: gate.to(model.device) for gate in gates}  # one gate per site
+    by_site = {gate.site: gate for gate in on_device(gates, model.device, model.dtype)}  # one gate per site
     density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
     pass_ = _Pass(dict(model.named_modules(remove_duplicate=False)), density, masked, on_scores)
 
@@ -97,7 +99,7 @@ class _Pass:
             dropped = self._dropped.pop(gate.site, None)
             if dropped is None:  # a block that shares this linear with the gate's ran it
                 return output
-            return output + gate.correction(dropped).reshape(output.shape)
+            return output + correction(gate, dropped).reshape(output.shape)
 
         return hook
 
@@ -112,7 +114,7 @@ class _Pass:
         if not self._masked:
             on = torch.ones_like(on)
         self._density.count(gate, on, clock)
-        kept = gate.keep(inputs, on[..., None].expand_as(x).flatten(-2))
+        kept = keep(gate, inputs, on[..., None].expand_as(x).flatten(-2))
         if gate.low_rank is not None:
             self._dropped[gate.site] = inputs - kept
         return kept.view_as(x)
@@ -123,20 +125,20 @@ class _Pass:
         scores = gate.score(self._signal(gate, units))
         if self._on_scores is not None:
             self._on_scores(gate, scores[clock.sparse & clock.real])
-        return gate.selector.mask(scores)
+        return mask(gate.selector, scores)
 
     def _signal(self, gate: Gate, units: Tensor) -> Tensor:
         if gate.signal.reads == "input":
-            return gate.rotate(units)
+            return rotate(gate, units)
         noted = self._noted[gate.signal.module]
         noted = noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
         if gate.signal.reads == "guessed":
-            return gate.guess(self._modules, noted)
-        return gate.signal.of(noted) if gate.signal.reads == "output" else gate.predict(noted)
+            return guess(gate, self._modules, noted)
+        return signal_of(gate.signal, noted) if gate.signal.reads == "output" else predict(gate, noted)
 
     def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
         if clock.phase == "prefill":
-            self._frozen[gate.site] = gate.selector.mask(prompt_scores(units, clock.real))[:, None]
+            self._frozen[gate.site] = mask(gate.selector, prompt_scores(units, clock.real))[:, None]
             return torch.ones_like(units, dtype=torch.bool)
         frozen = self._frozen.get(gate.site)
         if frozen is None or len(frozen) != len(units):

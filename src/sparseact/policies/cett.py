@@ -19,10 +19,11 @@ from sparseact.calibration.fit import calibrate_gates
 from sparseact.calibration.neurons import find_neurons
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms, weight_of
+from sparseact.masked.selectors import quantile
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe
-from sparseact.recipes.selectors import Threshold, quantile
+from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site
 
 if TYPE_CHECKING:

@@ -21,10 +21,12 @@ from sparseact.calibration.neurons import find_neurons
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError, unknown_name
+from sparseact.masked.gate import predict
+from sparseact.masked.selectors import mask, topk_mask
 from sparseact.recipes.gate import Gate, Signal
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe
-from sparseact.recipes.selectors import TopK, topk_mask
+from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ class DejaVu:
             signal = Signal("predicted", inputs.module, activation="sigmoid")  # scores are positive; it keeps the order
             predictor = reduced_rank_regression(x[:fit], share[:fit], rank)
             found = Gate(site, TopK(level), signal, predictor=predictor)
-            kept = found.selector.mask(found.score(found.predict(x[fit:])))
+            kept = mask(found.selector, found.score(predict(found, x[fit:])))
             recall[site.name] = recall_of(kept, oracle[fit:])
             return found
 

@@ -22,10 +22,11 @@ from sparseact.calibration.neurons import find_neurons, read_signal
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError
+from sparseact.masked.selectors import topk_mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe
-from sparseact.recipes.selectors import TopK, keep_count, topk_mask
+from sparseact.recipes.selectors import TopK, keep_count
 from sparseact.sites import Site
 
 if TYPE_CHECKING:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from sparseact.recipes.selectors import Selector, topk_mask
-from sparseact.sites import Site
+from sparseact.models.formats import Array
+from sparseact.recipes.selection import Selection
+from sparseact.recipes.selectors import Selector
+from sparseact.recipes.site import Site
 
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+Values = Any
+"""An array of NumPy (of a recipe that was read from disk) or a tensor of torch (of one that was just calibrated)."""
 
-TENSORS = ("scale", "shift", "basis", "low_rank", "predictor", "guess_error")
-"""Attributes of a gate that are a tensor or several."""
+TENSORS = {"scale": 1, "shift": 1, "basis": 1, "low_rank": 2, "predictor": 3, "guess_error": 1}
+"""Attributes of a gate that are values, and how many."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,6 @@ class Signal:
     activation: str = ""
     look: float = 1.0
     times: Signal | None = None
-
-    def of(self, output: Tensor) -> Tensor:
-        """The signal [..., units] in that linear's output."""
-        index, parts = self.part
-        value = output.chunk(parts, dim=-1)[index]
-        return _activations()[self.activation](value) if self.activation else value
 
 
 @dataclass(frozen=True)
@@ -71,72 +67,40 @@ class Gate:
     selector: Selector
     signal: Signal = Signal()
     frozen: bool = False
-    scale: Tensor | None = None
-    shift: Tensor | None = None
-    basis: Tensor | None = None
+    scale: Values | None = None
+    shift: Values | None = None
+    basis: Values | None = None
     basis_shares: int = 1
-    low_rank: tuple[Tensor, Tensor] | None = None
-    predictor: tuple[Tensor, Tensor, Tensor] | None = None
-    guess_error: Tensor | None = None
+    low_rank: tuple[Values, Values] | None = None
+    predictor: tuple[Values, Values, Values] | None = None
+    guess_error: Values | None = None
 
-    def rotate(self, x: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-        """The units in the gate's basis."""
-        return x if self.basis is None else x @ self.basis.to(x.dtype)
+    @property
+    def selection(self) -> Selection:
+        """The rule that the selector is over the site's units."""
+        return self.selector.selection(self.site.units)
 
-    def score(self, signal: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-        """Higher is kept."""
-        score = (signal if self.shift is None else signal - self.shift.to(signal.dtype)).abs()
-        return score if self.scale is None else score * self.scale.to(score.dtype)
+    def score(self, signal: Values) -> Values:
+        """Higher is kept: [..., units] of a signal of the same shape and kind of values as the gate's own."""
+        return score(signal, self.shift, self.scale)
 
-    def keep(self, x: Float[Tensor, "*batch units"], on: Bool[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-        """The linear's input with the units that are off replaced; where all are on, `x` itself."""
-        units = self.rotate(x)
-        off = torch.zeros((), dtype=x.dtype) if self.shift is None else self.shift.to(x.dtype)
-        kept = torch.where(on, units, off)
-        if self.basis is not None:
-            kept = torch.where(on.all(dim=-1, keepdim=True), x, kept @ self.basis.mT.to(x.dtype))
-        return kept
-
-    def correction(self, dropped: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
-        """What the low-rank compensation adds to the output for `dropped` = x minus what was kept."""
-        assert self.low_rank is not None
-        left, right = (factor.to(dropped.dtype) for factor in self.low_rank)
-        return (dropped @ right.mT) @ left.mT
-
-    def predict(self, hidden: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
-        """The predicted signal, after the signal's activation."""
-        assert self.predictor is not None
-        down, up, bias = (factor.to(hidden.dtype) for factor in self.predictor)
-        return self.signal.of((hidden @ down.mT) @ up.mT + bias)
-
-    def guess(self, linears: Mapping[str, Any], x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
-        """The root mean square of the signal where only the token's largest inputs are known.
-
-        E[(gate up)^2] = (gate^2 + error^2) (up^2 + error^2) of the guesses, which takes their errors as independent.
-
-        Args:
-            linears: the signal's modules by name; they are run past their hooks.
-            x: their inputs.
-        """
-        assert self.guess_error is not None
-        signals = [part for part in (self.signal, self.signal.times) if part is not None]
-        largest = x * topk_mask(x.abs(), 1 - self.signal.look)
-        squares = [
-            part.of(linears[part.module].forward(largest)).square() + error.to(x.dtype).square()
-            for part, error in zip(signals, self.guess_error, strict=True)
-        ]
-        return torch.stack(squares).prod(dim=0).sqrt()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, those of tuples numbered."""
-        found: dict[str, Tensor] = {}
-        for name in TENSORS:
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                found[name] = value
-            elif value is not None:
-                found |= {f"{name}.{index}": part for index, part in enumerate(value)}
+    def tensors(self) -> dict[str, Values]:
+        """All that it holds by name, those of tuples numbered."""
+        found: dict[str, Values] = {}
+        for name, count in TENSORS.items():
+            held = getattr(self, name)
+            if held is not None:
+                found |= {name: held} if count == 1 else {f"{name}.{index}": held[index] for index in range(count)}
         return found
+
+    def with_tensors(self, held: Mapping[str, Values]) -> Gate:
+        """The same gate with others, named as `tensors` names them; what is not there is None."""
+        parts: dict[str, Any] = {
+            name: held.get(name) if count == 1 else tuple(held[f"{name}.{index}"] for index in range(count))
+            for name, count in TENSORS.items()
+            if count == 1 or f"{name}.0" in held
+        }
+        return replace(self, **parts)
 
     def extra_bytes(self, element_size: int) -> float:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
@@ -145,22 +109,20 @@ class Gate:
         stored weight. A scale and a shift are folded into thresholds and bias, and the inputs that a guess reads are
         not among the site's bytes.
         """
-        sizes = {name: tensor.numel() for name, tensor in self.tensors().items()}
+        sizes = {name: math.prod(held.shape) for name, held in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))
         return element_size * (read + sizes.get("basis", 0) / self.basis_shares)
 
-    def to(self, device: torch.device) -> Gate:
-        """The same gate with its tensors on a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, Tensor) else tuple(part.to(device) for part in value)
-            for name in TENSORS
-            if (value := getattr(self, name)) is not None
-        }
-        return replace(self, **moved)
+
+def score(signal: Values, shift: Values | None, scale: Values | None) -> Values:
+    """|signal - shift| * scale [..., units], by operators that arrays and tensors have; a new one."""
+    size = abs(signal if shift is None else signal - shift)
+    return size if scale is None else size * scale
 
 
-def _activations() -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """By transformers' names; imported late, for the engine reads recipes without transformers."""
-    from transformers.activations import ACT2FN
-
-    return ACT2FN
+def array_of(values: Values) -> Array:
+    """In NumPy, which has no bfloat16."""
+    if isinstance(values, np.ndarray):
+        return values
+    tensor = values.detach().cpu()
+    return np.asarray(tensor if tensor.dtype.itemsize > 2 else tensor.float())

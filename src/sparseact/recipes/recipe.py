@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+import numpy as np
+from safetensors.numpy import load_file, save_file
 
+import sparseact
 from sparseact.errors import InputError
-from sparseact.masked.apply import run_sparse
-from sparseact.masked.density import Density
-from sparseact.recipes.gate import Gate, Signal
+from sparseact.models.formats import Array
+from sparseact.recipes.gate import Gate, Signal, array_of
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.selectors import selector_from_json, selector_to_json
-from sparseact.sites import Site, refuse_compiled
+from sparseact.recipes.site import Site
 from sparseact.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from sparseact.masked.density import Density
+
 VERSION = 1
-TUPLES = {"low_rank": 2, "predictor": 3}
 
 
 @dataclass(frozen=True)
@@ -61,27 +60,20 @@ class Recipe:
         Raises:
             InputError: the recipe was calibrated on another model, or the model is compiled.
         """
-        refuse_compiled(model)
-        if fingerprint(model, self.gates) != self.model:
-            raise InputError(
-                f"the recipe ({self.policy}, sparsity {self.sparsity}) was calibrated on another model than this "
-                f"{type(model).__name__}, or on other weights; calibrate again"
-            )
-        # Sites count the bytes of the dtype that they were calibrated in.
-        factor = model.dtype.itemsize / self.meta.get("element_size", model.dtype.itemsize)
-        gates = [
-            replace(gate, site=replace(gate.site, unit_bytes=gate.site.unit_bytes * factor)) for gate in self.gates
-        ]
-        return run_sparse(model, gates, self.phases)
+        # What runs a model stands above the recipes, which are data and need no torch. So it is asked for by its public
+        # name, which imports it now that there is a model.
+        context: AbstractContextManager[Density] = sparseact.masked.run_recipe(self, model)
+        return context
 
     def save(self, folder: str | Path) -> None:
         """Write recipe.safetensors and recipe.json into `folder`."""
         folder = Path(folder)
-        held = [(f"{gate.site.name}.{name}", tensor) for gate in self.gates for name, tensor in gate.tensors().items()]
-        keys: dict[int, str] = {}
-        for key, tensor in held:  # what several gates share, such as a basis, is written once
-            keys.setdefault(id(tensor), key)
-        tensors = {key: tensor.cpu().contiguous() for key, tensor in held if keys[id(tensor)] == key}
+        tensors, keys = {}, {}
+        for gate in self.gates:
+            for name, held in gate.tensors().items():
+                if id(held) not in keys:  # what several gates share, such as a basis, is written once
+                    keys[id(held)] = f"{gate.site.name}.{name}"
+                    tensors[keys[id(held)]] = np.ascontiguousarray(array_of(held))
         with write_atomically(folder / "recipe.safetensors") as path:
             save_file(tensors, path)
         record = {
@@ -96,7 +88,7 @@ class Recipe:
                     "site": asdict(gate.site),
                     "frozen": gate.frozen,
                     "basis_shares": gate.basis_shares,
-                    "tensors": {name: keys[id(tensor)] for name, tensor in gate.tensors().items()},
+                    "tensors": {name: keys[id(held)] for name, held in gate.tensors().items()},
                     "signal": asdict(gate.signal),
                     **selector_to_json(gate.selector),
                 }
@@ -124,9 +116,7 @@ def load_recipe(folder: str | Path) -> Recipe:
         raise InputError(f"recipe: {folder}: version {version}; this sparseact reads version {VERSION}; update it")
     try:
         unchanged = _sha256(folder / "recipe.safetensors") == record["tensors_sha256"]
-        # Copied to aligned memory, which products round by: the recipe computes bit by bit what it did before.
-        loaded = load_file(folder / "recipe.safetensors") if unchanged else {}
-        tensors = {name: tensor.clone() for name, tensor in loaded.items()}
+        tensors = load_file(folder / "recipe.safetensors") if unchanged else {}
         gates = tuple(_read_gate(gate, tensors) for gate in record["gates"]) if unchanged else ()
         recipe = Recipe(
             record["policy"],
@@ -143,40 +133,19 @@ def load_recipe(folder: str | Path) -> Recipe:
     return recipe
 
 
-def _read_gate(record: dict[str, Any], tensors: dict[str, Tensor]) -> Gate:
+def _read_gate(record: dict[str, Any], tensors: dict[str, Array]) -> Gate:
     values = dict(record)
     site = Site(**values.pop("site"))
     signal = _read_signal(values.pop("signal"))
     frozen = values.pop("frozen")
     shares = values.pop("basis_shares")
     held = {name: tensors[key] for name, key in values.pop("tensors").items()}
-    parts: dict[str, Any] = {name: held[name] for name in ("scale", "shift", "basis", "guess_error") if name in held}
-    parts |= {
-        name: tuple(held[f"{name}.{index}"] for index in range(count))
-        for name, count in TUPLES.items()
-        if f"{name}.0" in held
-    }
-    return Gate(site, selector_from_json(values), signal, frozen, basis_shares=shares, **parts)
+    return Gate(site, selector_from_json(values), signal, frozen, basis_shares=shares).with_tensors(held)
 
 
 def _read_signal(record: dict[str, Any]) -> Signal:
     times = record.get("times")
     return Signal(**record | {"part": tuple(record["part"]), "times": _read_signal(times) if times else None})
-
-
-def fingerprint(model: PreTrainedModel, gates: Sequence[Gate]) -> str:
-    """A hash of the gated linears' names and shapes, and of some of their weights as bfloat16.
-
-    So that the same weights in another dtype are the same model.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    digest = hashlib.sha256(str(model.config.model_type).encode())
-    for gate in gates:
-        module: Any = modules.get(gate.site.module)
-        weight = torch.zeros(0) if module is None else module.weight.detach()
-        some = weight.flatten()[:: max(1, weight.numel() // 32)].to(torch.bfloat16).tolist()
-        digest.update(f"{gate.site.module} {tuple(weight.shape)} {some}".encode())
-    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

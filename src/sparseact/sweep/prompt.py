@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sparseact.attribution import attribute_in_one_pass, make_metric, path_gradients, score_sites
 from sparseact.evaluation import Quality, bleu, compare, second_choices
 from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
-from sparseact.recipes.selectors import ranks
+from sparseact.masked.selectors import ranks
 from sparseact.sites import Site, find_sites, on_units
 from sparseact.sweep.diagnostics import diagnose
 from sparseact.sweep.masks import CellMasks

@@ -7,16 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sparseact.engine.kernels.select import EVERYTHING, select_rows
-from sparseact.engine.load.gates import selection_of
+from sparseact.engine.kernels.select import select_rows
+from sparseact.masked.selectors import fit, mask
 from sparseact.recipes import selectors as select
+from sparseact.recipes.selection import EVERYTHING
 
 STARTS = [select.Threshold(0.0), select.TopK(0.0), select.StatisticalTopK(0.0), select.TopP(1.0)]
 
 
 def chosen(selector, scores):
     """By the engine."""
-    found = selection_of(selector, scores.shape[-1])
+    found = selector.selection(scores.shape[-1])
     on = np.ones(scores.shape, np.bool_)
     if found.rule != EVERYTHING:
         select_rows(found.rule, found.number, found.group, found.keep, scores.copy(), on)
@@ -24,7 +25,7 @@ def chosen(selector, scores):
 
 
 def expected(selector, scores):
-    return selector.mask(torch.tensor(scores)).numpy()
+    return mask(selector, torch.tensor(scores)).numpy()
 
 
 def normal(units, seed=0):
@@ -37,7 +38,7 @@ def normal(units, seed=0):
 @pytest.mark.parametrize("start", STARTS)
 def test_fitted_selectors_choose_alike(start, sparsity, units):
     scores = normal(units)
-    selector = start.fit(torch.tensor(normal(units, seed=1)), sparsity)
+    selector = fit(start, torch.tensor(normal(units, seed=1)), sparsity)
     found = chosen(selector, scores)
     np.testing.assert_array_equal(found, expected(selector, scores))
     assert found.mean() == pytest.approx(1 - sparsity, abs=0.05)
@@ -83,4 +84,4 @@ def test_zeros_are_chosen_as_on_torch(selector):
 @pytest.mark.parametrize("start", [*STARTS, select.NOfM(16, 16)])
 def test_level_0_leaves_everything_on(start):
     scores = normal(48)
-    assert selection_of(start.fit(torch.tensor(scores), 0.0), 48).rule == EVERYTHING
+    assert fit(start, torch.tensor(scores), 0.0).selection(48).rule == EVERYTHING

@@ -1,6 +1,8 @@
 """Recipes in the engine: the same tokens' logits as with hooks on the model, and the same counts of what was read."""
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -397,6 +399,23 @@ def test_a_recipe_is_read_from_its_folder(tmp_path):
         Engine.from_model(model, recipe, threads=1) as other,
     ):
         np.testing.assert_array_equal(one.step(5), other.step(5))
+
+
+def test_an_engine_with_a_recipe_imports_no_torch(tmp_path):
+    model, recipe = calibrated(SCAP(0.5))
+    model.save_pretrained(tmp_path / "model")
+    recipe.save(tmp_path / "recipe")
+    code = f"""
+import sys
+from sparseact import Engine
+with Engine.from_model({str(tmp_path / "model")!r}, recipe={str(tmp_path / "recipe")!r}, threads=1) as engine:
+    engine.prefill([1, 5, 9])
+    engine.greedy(2)
+    assert engine.density()["1.q"] < 1
+print([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.smollm2

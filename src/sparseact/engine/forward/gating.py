@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from sparseact.engine.forward.neurons import activate
 from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_UP
-from sparseact.engine.kernels.select import Selection, select_rows
+from sparseact.engine.kernels.select import select_rows
 from sparseact.models.architecture import Activation
 from sparseact.models.formats import Floats
+from sparseact.recipes.gate import score
+from sparseact.recipes.selection import Selection
 
 MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
 """The linears whose rows make the inputs of another one, so that they are not needed for those that are off."""
@@ -54,9 +56,8 @@ class Gating:
         elif self.predictor is not None:
             down, up, bias = self.predictor
             signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
-        shift = np.float32(0) if self.shift is None else self.shift
-        scores = np.abs(signal - shift)
-        return np.where(self.on(scores if self.scale is None else scores * self.scale), x, shift)
+        on = self.on(score(signal, self.shift, self.scale))
+        return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
         """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""

@@ -19,7 +19,7 @@ from sparseact.engine.forward.state import (
 from sparseact.engine.kernels.axpy_columns import axpy_columns
 from sparseact.engine.kernels.axpy_long_columns import axpy_long_columns
 from sparseact.engine.kernels.gemv_panels import dot_panels
-from sparseact.engine.kernels.select import EVERYTHING, THRESHOLD, find_threshold
+from sparseact.engine.kernels.select import find_threshold
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import (
     BIAS,
@@ -37,6 +37,7 @@ from sparseact.engine.quant.arena import (
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS
 from sparseact.engine.simd.jit import compiled, inner
 from sparseact.models.formats import BLOCK
+from sparseact.recipes.selection import EVERYTHING, THRESHOLD
 
 
 @compiled

@@ -27,7 +27,7 @@ ROWS = 256
 class PromptScores:
     """How much each neuron or head mattered over a prompt, noted while the prompt is read.
 
-    The square of arXiv 2404.01365's ||[h_t / ||h_t||]_t||, as `policies.runtime.prompt_scores` has it. A head is as
+    The square of arXiv 2404.01365's ||[h_t / ||h_t||]_t||, as `masked.apply.prompt_scores` has it. A head is as
     large as the norm of what it puts out.
     """
 

@@ -41,7 +41,6 @@ from sparseact.engine.forward.step import POSITION, add_output, attend_heads, ch
 from sparseact.engine.kernels.activations import activate, cap
 from sparseact.engine.kernels.attention import angles
 from sparseact.engine.kernels.gemm import HALF, dot_tiles, tile_inputs
-from sparseact.engine.kernels.select import EVERYTHING
 from sparseact.engine.quant.arena import FORMAT, LAYOUT, OFFSET, OUTPUTS, PADDED_INPUTS, SELECTOR
 from sparseact.engine.quant.layouts import CHUNK, PANELS
 from sparseact.engine.quant.repack import bytes_of_chunk
@@ -49,6 +48,7 @@ from sparseact.engine.simd.jit import compiled, inner
 from sparseact.engine.simd.reduce import find_highest
 from sparseact.engine.threads import begin_job, meet, next_job
 from sparseact.models.formats import BF16, BLOCK, F32, Floats
+from sparseact.recipes.selection import EVERYTHING
 
 MOST = 2 * HALF
 """Tokens of a pass."""

@@ -1,37 +1,16 @@
-"""Which units of a token are on, in compiled code: the rules of `sparseact.recipes.selectors`, without a sort.
+"""Which units of a token are on, in compiled code: the rules of `sparseact.recipes.selection`, without a sort.
 
 Each rule comes down to a number that the scores of the units that are on are above. Where that takes
 the scores of all of a token's units, every thread of a team finds it for itself.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sparseact.engine.simd.jit import compiled, inner
 from sparseact.engine.simd.reduce import count_below, total_above, total_of, total_of_squares
-
-EVERYTHING, THRESHOLD, DEVIATIONS, MASS, HIGHEST = range(5)
-"""Rules: no unit is off; scores above a number; above their mean plus that many standard deviations; the fewest
-that hold that share of their sum; the highest of each group."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """A rule and its numbers.
-
-    Attributes:
-        rule: one of the above.
-        number: the threshold, the standard deviations, or the share.
-        group: units of a group, of the last rule; all units, or as many as divide them.
-        keep: how many of each group are on.
-    """
-
-    rule: int
-    number: float = 0.0
-    group: int = 0
-    keep: int = 0
+from sparseact.recipes.selection import DEVIATIONS, HIGHEST, MASS
 
 
 @compiled

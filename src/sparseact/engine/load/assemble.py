@@ -25,13 +25,13 @@ from sparseact.engine.forward.state import (
     layers_of,
     sizes_of,
 )
-from sparseact.engine.kernels.select import Selection
 from sparseact.engine.lm_head.fit import SCREEN, room_for_screen
 from sparseact.engine.load.load_model import format_of, load_model
 from sparseact.engine.quant.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import BLOCK, F32, Floats, quantise
 from sparseact.models.weights import Weights
+from sparseact.recipes.selection import Selection
 
 SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up")}
 """The linears of which only the rows of neurons that are on are read, by what decides about these."""

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparseact.engine.forward.gating import Gating
 from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
-from sparseact.engine.kernels.select import (
-    DEVIATIONS,
-    EVERYTHING,
-    HIGHEST,
-    MASS,
-    THRESHOLD,
-    Selection,
-)
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families import transformers_naming
-from sparseact.models.formats import Floats, bf16_of, float_of_bf16
+from sparseact.models.formats import Floats
 from sparseact.models.weights import Weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sparseact.recipes.gate import Gate
-    from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.fingerprint import fingerprint, sampled
+from sparseact.recipes.gate import Gate, Values, array_of
+from sparseact.recipes.recipe import Recipe
+from sparseact.recipes.selection import EVERYTHING, HIGHEST
 
 RUNS = (
     "sparseact",
@@ -69,7 +57,8 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
         gating = replace(gating, level=recipe.meta.get("levels", {}).get(gate.site.module, 1.0))
         if gating.selection.rule != EVERYTHING:
             gatings |= dict.fromkeys(names, gating)
-    if _fingerprint(recipe, weights, modules) != recipe.model:
+    linears = (_looked_at(gate.site.module, weights, modules) for gate in recipe.gates)
+    if fingerprint(weights.architecture.family, linears) != recipe.model:
         raise InputError(
             f"recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
             "weights; calibrate again"
@@ -77,29 +66,10 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
     return gatings
 
 
-def selection_of(selector: Any, units: int) -> Selection:
-    """The rule of a selector of `sparseact.recipes.selectors` over a number of units."""
-    from sparseact.recipes import selectors as select
-
-    if isinstance(selector, select.Threshold):  # no score is below 0
-        return Selection(THRESHOLD if selector.value >= 0 else EVERYTHING, selector.value)
-    if isinstance(selector, select.StatisticalTopK):
-        everything = selector.multiplier <= select.BELOW_ALL
-        return Selection(EVERYTHING if everything else DEVIATIONS, selector.multiplier)
-    if isinstance(selector, select.TopP):
-        return Selection(MASS if selector.mass < 1 else EVERYTHING, selector.mass)
-    if isinstance(selector, select.TopK):
-        group, keep = units, select.keep_count(units, selector.sparsity)
-    else:
-        assert isinstance(selector, select.NOfM)
-        group, keep = selector.m, selector.n
-    return Selection(HIGHEST if keep < group else EVERYTHING, group=group, keep=keep)
-
-
 def _gating(
     gate: Gate, names: list[str], policy: str, modules: dict[str, list[str]], architecture: Architecture
 ) -> Gating:
-    selection = selection_of(gate.selector, gate.site.units)
+    selection = gate.selection
     choice = _choice(gate, names, modules)
     reasons = {
         "it reads a rotation of the inputs": gate.basis is not None,
@@ -124,7 +94,7 @@ def _gating(
     if gate.predictor is not None:
         first, second, bias = gate.predictor
         predictor = _floats(first), _floats(second), _floats(bias)
-    scale, shift = (None if tensor is None else _floats(tensor) for tensor in (gate.scale, gate.shift))
+    scale, shift = (None if held is None else _floats(held) for held in (gate.scale, gate.shift))
     return Gating(selection, scale, shift, choice, predictor)
 
 
@@ -149,8 +119,8 @@ def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int 
     )
 
 
-def _floats(tensor: Tensor) -> Floats:
-    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+def _floats(values: Values) -> Floats:
+    return np.ascontiguousarray(array_of(values), np.float32)
 
 
 def _modules(architecture: Architecture) -> dict[str, list[str]]:
@@ -169,22 +139,15 @@ def _linears(module: str, modules: dict[str, list[str]]) -> list[str]:
     return next((names for name, names in modules.items() if f".{module}".endswith(f".{name}")), [])
 
 
-def _fingerprint(recipe: Recipe, weights: Weights, modules: dict[str, list[str]]) -> str:
-    """As `policies.recipe.fingerprint` computes it of a model of transformers."""
-    naming = transformers_naming(weights.architecture.family)
-    digest = hashlib.sha256(weights.architecture.family.encode())
-    for gate in recipe.gates:
-        names = _linears(gate.site.module, modules)
-        shape = (sum(weights.shape(name)[0] for name in names), weights.shape(names[0])[1])
-        step = max(1, shape[0] * shape[1] // 32)
-        if naming.transposed and names[0] not in {"embed", "head"}:
-            shape = shape[::-1]
-            some = np.concatenate([weights.floats(name) for name in names]).T.flatten()[::step]
-        elif len(names) > 1:
-            some = np.concatenate([weights.floats(name) for name in names]).reshape(-1)[::step]
-        else:  # a few numbers of a large tensor
-            places = (divmod(place, shape[1]) for place in range(0, shape[0] * shape[1], step))
-            some = np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in places], np.float32)
-        values = float_of_bf16(bf16_of(np.ascontiguousarray(some))).tolist()
-        digest.update(f"{gate.site.module} {shape} {values}".encode())
-    return digest.hexdigest()
+def _looked_at(module: str, weights: Weights, modules: dict[str, list[str]]) -> tuple[str, tuple[int, ...], Floats]:
+    """Name, shape and some values of the weight of a transformers module, for the recipe's fingerprint."""
+    names = _linears(module, modules)
+    shape = (sum(weights.shape(name)[0] for name in names), weights.shape(names[0])[1])
+    transposed = transformers_naming(weights.architecture.family).transposed and names[0] not in {"embed", "head"}
+    places = sampled(shape)
+    if transposed or len(names) > 1:
+        whole = np.concatenate([weights.floats(name) for name in names])
+        whole = whole.T if transposed else whole
+        return module, whole.shape, whole.flatten()[:: places.step]
+    rows = (divmod(place, shape[1]) for place in places)  # a few numbers of a large tensor
+    return module, shape, np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in rows], np.float32)

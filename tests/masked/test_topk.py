@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from sparseact.errors import InputError
-from sparseact.recipes.selectors import QUANTILE_VALUES, keep_count, quantile, ranks, topk_mask
+from sparseact.masked.selectors import QUANTILE_VALUES, quantile, ranks, topk_mask
+from sparseact.recipes.selectors import keep_count
 
 # Few distinct values, so that most examples have ties.
 scores = arrays(
