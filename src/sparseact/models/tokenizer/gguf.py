@@ -120,5 +120,7 @@ def _added(vocabulary: _Vocabulary) -> list[AddedToken]:
         special = type_ in {_UNKNOWN, _CONTROL} or token in named
         if token and (special or type_ == _USER_DEFINED):
             strip = strips and special and token not in {"<unk>", "<s>", "<|endoftext|>"}
-            added.append(AddedToken(token, rstrip=strip, normalized=False, special=special))
+            # SentencePiece finds a user's tokens, such as runs of spaces, when spaces are "▁" already.
+            later = vocabulary.kind == "llama" and not special
+            added.append(AddedToken(token, rstrip=strip, normalized=later, special=special))
     return added

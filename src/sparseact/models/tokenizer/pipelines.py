@@ -84,8 +84,9 @@ def sentencepiece(
         if (left := piece[:cut]) in known and (right := piece[cut:]) in known
     ]
     tokenizer = Tokenizer(models.BPE(dict(vocab), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    scheme = "always" if prefix_space else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", scheme, split=False)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    if prefix_space:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix_space else steps)
     return tokenizer
