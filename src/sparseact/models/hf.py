@@ -49,10 +49,14 @@ def load_folder_tokenizer(folder: Path) -> Any:
         MissingExtraError: transformers is not installed.
     """
     try:
+        import transformers  # noqa: F401 - asked for before it is used, for its own errors of import are another matter
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{folder} has no tokenizer.json; transformers, which reads others,", "torch"
+        ) from error
+    try:
         with quiet():
             return _tokenizer(str(folder))
-    except ImportError as error:
-        raise MissingExtraError("transformers, which reads this model's kind of tokenizer,", "torch") from error
     except Exception as error:
         raise InputError(f"model: {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
 

@@ -37,8 +37,10 @@ def read_folder_tokenizer(folder: Path) -> Tokenizer | None:
             return None
         if "added_tokens_decoder" not in config:
             config |= _json(folder / "special_tokens_map.json")
+        if backend.padding:
+            config.setdefault("pad_token", backend.padding["pad_token"])
         special, extra = _special_tokens(config)
-        _add_tokens(backend, folder, config, [*special.values(), *extra])
+        _add_tokens(backend, folder, config, list(special.values()), extra)
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
@@ -93,17 +95,27 @@ def _token(token: str | dict[str, Any]) -> AddedToken:
     return AddedToken(**flags, special=True)
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any], special: list[AddedToken]) -> None:
+def _add_tokens(
+    backend: tokenizers.Tokenizer,
+    folder: Path,
+    config: dict[str, Any],
+    named: list[AddedToken],
+    extra: list[AddedToken],
+) -> None:
     """Add the tokens of the folder's other files that the backend does not have, or has otherwise."""
-    listed = {int(at): AddedToken(**_plain(token)) for at, token in config.get("added_tokens_decoder", {}).items()}
+    names = {token.content for token in named}
+    tokens = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
+    there = {repr(token) for token in tokens}
+    for _, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
+        tokens.append(AddedToken(**_plain(token)))
     if "added_tokens_decoder" not in config:
-        names = {token.content for token in special}
-        for content, at in _json(folder / "added_tokens.json").items():
-            listed[at] = AddedToken(content, special=content in names, normalized=content not in names)
-    there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
-    backend.add_tokens([token for _, token in sorted(listed.items()) if repr(token) not in there])
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    backend.add_tokens([token for token in special if token.content not in known])
+        older = sorted(_json(folder / "added_tokens.json").items(), key=lambda item: item[1])
+        tokens += [AddedToken(token, normalized=token not in names) for token, _ in older]
+    for token in tokens:
+        token.special |= token.content in names
+    known = {token.content for token in tokens}
+    tokens += [token for token in [*named, *extra] if token.content not in known]
+    backend.add_tokens([token for token in tokens if repr(token) not in there])
 
 
 def _plain(token: dict[str, Any]) -> dict[str, Any]:
