@@ -14,6 +14,9 @@ from pyarrow import parquet
 from sparseact.data import load_prompts
 from sparseact.errors import InputError
 from sparseact.models.hf_gguf import check_gguf
+from sparseact.models.sources.gguf_header import read_header
+from sparseact.models.tokenizer import Tokenizer
+from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
@@ -99,7 +102,8 @@ def gguf_place(tiny_gguf, tmp_path_factory) -> tuple[bytes, Path]:
 def check(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     try:
-        assert isinstance(check_gguf(path), str)
+        check_gguf(path)
+        assert isinstance(read_gguf_tokenizer(path, read_header(path)), Tokenizer)
     except InputError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
         assert str(path) in str(error)  # noqa: PT017

@@ -49,7 +49,7 @@ class Work:
         Raises:
             InputError: the text is shorter than that, or nothing is left after the prompt.
         """
-        ids: list[int] = tokenizer(text[len(text) // 2 :], add_special_tokens=False, verbose=False).input_ids
+        ids: list[int] = tokenizer.encode(text[len(text) // 2 :], add_special_tokens=False, verbose=False)
         if tokenizer.bos_token_id is not None:
             ids = [tokenizer.bos_token_id, *ids]
         if len(ids) < context:

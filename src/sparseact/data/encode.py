@@ -1,25 +1,15 @@
 """Prompts as token ids."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparseact.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-def encode_prompt(tokenizer: Any, prompt: str, *, chat: bool = True) -> "Tensor":
-    """As `prompt_ids`, as an int64 tensor [1, prompt_tokens]."""
-    import torch
-
-    return torch.tensor([prompt_ids(tokenizer, prompt, chat=chat)])
 
 
 def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     """One prompt as token ids, as the model expects to be asked.
 
     Args:
-        tokenizer: a tokenizer of transformers.
+        tokenizer: of `sparseact.models.load_tokenizer`, or of transformers.
         prompt: the text.
         chat: put the prompt into the tokenizer's chat template, up to where the answer begins, if it
             has one. A base model has none and gets the plain text.
@@ -28,19 +18,22 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
         At least one token.
 
     Raises:
-        InputError: the prompt gives no tokens, or the chat template refuses it.
+        InputError: the prompt gives no tokens or is no text, or the chat template refuses it.
     """
-    if chat and tokenizer.chat_template:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # what the command line makes of bytes that are not UTF-8
+        raise InputError(f"prompt: character {error.start + 1} is half of one; the prompt is not UTF-8") from error
+    text, chat = prompt, bool(chat and tokenizer.chat_template)
+    if chat:
         messages = [{"role": "user", "content": prompt}]
         try:
-            encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             # Templates are programs that come with the model and raise what they like.
             said = " ".join(str(error).split())
             raise InputError(f"the tokenizer's chat template fails ({said}); `chat` off leaves it out") from error
-    else:
-        encoded = tokenizer(prompt)
-    ids: list[int] = encoded["input_ids"]
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=not chat)
     if not ids:
         raise InputError(f"the prompt {prompt!r} gives no tokens")
     return ids

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseact.errors import InputError, unknown_name
+from sparseact.errors import InputError, MissingExtraError, unknown_name
 from sparseact.models.builtin import BUILTIN
 from sparseact.models.quiet import first_line, quiet
 
 if TYPE_CHECKING:
     import torch
+
+    from sparseact.models.tokenizer import Tokenizer
 
 
 def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
@@ -39,25 +41,42 @@ def load_from_hub(name: str, dtype: "torch.dtype") -> tuple[Any, Any]:
             raise _unknown_model(name, reason) from error
 
 
-def load_folder_tokenizer(folder: Path) -> tuple[Any, frozenset[int]]:
-    """Read the tokenizer in a folder, and the token ids that end a text.
+def load_folder_tokenizer(folder: Path) -> Any:
+    """Read the tokenizer in a folder with transformers, for the kinds that `models.tokenizer` does not read.
 
     Raises:
         InputError: the folder holds none that transformers can read.
+        MissingExtraError: transformers is not installed.
     """
-    import transformers
-
+    try:
+        import transformers  # noqa: F401 - asked for before it is used, for its own errors of import are another matter
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{folder} has no tokenizer.json; transformers, which reads others,", "torch"
+        ) from error
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            if (folder / "generation_config.json").is_file():
-                ends = transformers.GenerationConfig.from_pretrained(folder)
-            else:
-                ends = transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(folder))
+            return _tokenizer(str(folder))
     except Exception as error:
         raise InputError(f"model: {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
-    ids = ends.eos_token_id
-    return tokenizer, frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def as_transformers(tokenizer: "Tokenizer") -> Any:
+    """An ordinary tokenizer of transformers that is the same one."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend, chat_template=tokenizer.chat_template, **tokenizer.special_tokens
+    )
+
+
+def _tokenizer(place: str, **where: Any) -> Any:
+    """A tokenizer of transformers: tokenizer.json as it is, where there is one, as `read_folder_tokenizer` takes it."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import cached_file
+
+    whole = cached_file(place, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
+    return (AutoTokenizer if whole is None else PreTrainedTokenizerFast).from_pretrained(place, **where)
 
 
 def snapshot(name: str) -> Path:
@@ -91,7 +110,7 @@ def _load(place: str, dtype: "torch.dtype", **where: Any) -> tuple[Any, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(place, **where)
         _check_causal(config, place)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **where)
+        tokenizer = _tokenizer(place, **where)
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
             place, config=config, dtype=dtype, output_loading_info=True, **where
         )

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError
-from sparseact.models.hf import check_whole
+from sparseact.models.hf import as_transformers, check_whole
 from sparseact.models.quiet import first_line, quiet
+from sparseact.models.sources.gguf_header import read_header
+from sparseact.models.tokenizer.ends import end_tokens_of_gguf
 
 if TYPE_CHECKING:
     import torch
@@ -22,31 +24,24 @@ def load_gguf(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     Raises:
         InputError: not a GGUF file, cut short, or of an architecture that transformers cannot read.
     """
-    pre_tokenizer = check_gguf(path)
+    check_gguf(path)
+    header = read_header(path)
 
     import transformers
 
+    from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
+
+    tokenizer = as_transformers(read_gguf_tokenizer(path, header))
     # Newer versions would keep the weights packed where a kernel is at hand; units need dense ones.
     dense = {"quantization_config": config(dequantize=True)} if (config := _gguf_config()) else {}
     with _reading(path):
-        tokenizer = _read_tokenizer(path, pre_tokenizer)
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **dense
         )
     check_whole(str(path), loaded)
+    if len(ends := end_tokens_of_gguf(header.metadata)) > 1:
+        model.generation_config.eos_token_id = sorted(ends)
     return model, tokenizer
-
-
-def load_gguf_tokenizer(path: Path) -> tuple[Any, frozenset[int]]:
-    """Read the tokenizer of a GGUF file, and the token ids that end a text.
-
-    Raises:
-        InputError: not a GGUF file, cut short, or with a tokenizer that transformers cannot read.
-    """
-    pre_tokenizer = check_gguf(path)
-    with _reading(path):
-        tokenizer = _read_tokenizer(path, pre_tokenizer)
-    return tokenizer, frozenset({tokenizer.eos_token_id} - {None})
 
 
 @contextmanager
@@ -58,11 +53,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: transformers cannot read this GGUF file: {first_line(error)}") from error
 
 
-def check_gguf(path: Path) -> str:
+def check_gguf(path: Path) -> None:
     """Check that a file is a GGUF file and that every tensor it lists lies inside it.
-
-    Returns:
-        The name of its pre-tokenizer, or "" if it has none.
 
     Raises:
         InputError: it is not a GGUF file, or is cut short or damaged.
@@ -77,9 +69,7 @@ def check_gguf(path: Path) -> str:
     if magic != b"GGUF":
         raise InputError(f"{path}: not a GGUF file (it starts with {magic!r}, not b'GGUF')")
     try:
-        reader = GGUFReader(path)
-        field = reader.get_field("tokenizer.ggml.pre")
-        return str(field.contents()) if field else ""
+        GGUFReader(path)
     except Exception as error:
         # The reader maps each tensor as it lists them; one that ends behind the end of the file,
         # or lengths that make no sense, surface as errors of NumPy of many types.
@@ -90,26 +80,3 @@ def _gguf_config() -> Any:
     import transformers
 
     return getattr(transformers, "GgufConfig", None)
-
-
-def _read_tokenizer(path: Path, pre_tokenizer: str) -> Any:
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    if pre_tokenizer == "smollm":
-        _split_digits(tokenizer)
-    return tokenizer
-
-
-def _split_digits(tokenizer: Any) -> None:
-    """Add the step that SmolLM's tokenizer has before the byte level: every digit on its own.
-
-    transformers does not read it from the file. Without it, white space before a number is cut
-    differently from what the model was trained on.
-    """
-    from tokenizers import pre_tokenizers
-
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-    )

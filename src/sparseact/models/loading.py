@@ -8,7 +8,9 @@ from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN
 from sparseact.models.fetching import cached_folder, fetch, gguf_path
 from sparseact.models.hf import load_folder, load_folder_tokenizer, load_from_hub, snapshot
-from sparseact.models.hf_gguf import load_gguf, load_gguf_tokenizer
+from sparseact.models.hf_gguf import load_gguf
+from sparseact.models.sources.gguf_header import read_header
+from sparseact.models.tokenizer.ends import end_tokens_of_folder, end_tokens_of_gguf
 from sparseact.utils.checksum import sha256_of
 
 if TYPE_CHECKING:
@@ -46,23 +48,30 @@ def load(name: str = "smollm2", *, device: str = "auto", dtype: "torch.dtype | s
 
 
 def load_tokenizer(name: str = "smollm2") -> tuple[Any, frozenset[int]]:
-    """Load the tokenizer of a model, without the model.
+    """Load the tokenizer of a model, without the model, and without torch and transformers where it can be.
 
     Args:
         name: as for `load`.
 
     Returns:
-        (tokenizer, the token ids that end a text), equal to what `load` and the model's generation config give.
+        (tokenizer, the token ids that end a text), equal to what `load` and the model's generation config give. The
+        tokenizer is a `models.tokenizer.Tokenizer`, or one of transformers for a folder that has no tokenizer.json.
 
     Raises:
         InputError: an unknown name, or files that do not hold a tokenizer.
     """
+    from sparseact.models.tokenizer.folder import read_folder_tokenizer
+    from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
+
     kind, path = _locate(name)
     if kind == "gguf":
-        return load_gguf_tokenizer(path)
+        header = read_header(path)
+        return read_gguf_tokenizer(path, header), end_tokens_of_gguf(header.metadata)
     if kind == "builtin":
         path = cached_folder(name) or fetch(name)
-    return load_folder_tokenizer(snapshot(name) if kind == "hub" else path)
+    folder = snapshot(name) if kind == "hub" else path
+    tokenizer = read_folder_tokenizer(folder) or load_folder_tokenizer(folder)
+    return tokenizer, end_tokens_of_folder(folder, tokenizer.eos_token_id)
 
 
 def weights_path(name: str) -> Path:
