@@ -7,6 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PEERS := .venv-peers
 WORKERS ?= 2
+PYTEST_FLAGS ?=
 DEMO := demo
 
 # Of `make bench`: the model, levels of the recipes that are calibrated once and kept (or recipes that are there), and the
@@ -22,7 +23,7 @@ OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp
   llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16 onnxruntime-genai:q8_0 \
   openvino-genai:q8_0)
 
-.PHONY: help env demo test test-slow lint format bench bench-peers docs help-pages results clean
+.PHONY: help env demo test test-slow lint format wheel try-wheel bench bench-peers docs help-pages results clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +48,7 @@ demo: env  ## run a small real sweep and say where its page is
 	@echo "magnitude does, and they have seen those tokens: the leakage plot beside the curves says what that is worth."
 
 test: env  ## run the whole default test suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) $(PYTEST_FLAGS)
 
 test-slow: env  ## run the tests that take minutes
 	$(BIN)/pytest -m slow --timeout 1800
@@ -57,6 +58,13 @@ lint: env  ## check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+wheel: $(STAMP)  ## build the wheel and the sdist in dist/
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+
+try-wheel: wheel env  ## install the wheel where nothing else is, alone and with torch, and use it
+	$(BIN)/python scripts/try_wheel.py
 
 format: $(STAMP)  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
@@ -102,4 +110,4 @@ results: env  ## measure the sweeps behind docs/results again, into runs/ (hours
 	$(BIN)/python benchmarks/song2024_tables.py
 
 clean:  ## remove what the targets made, except .venv
-	rm -rf $(DEMO) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(DEMO) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparseact.recipes.recipe import Recipe as Recipe
     from sparseact.recipes.recipe import load_recipe as load_recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME_OF_NAME = {
     "Engine": "sparseact.engine.engine",

@@ -30,16 +30,17 @@ DONE, OUR_FAULT, USERS_MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 # Which extra brings a package that some command imports.
 _EXTRA_OF_PACKAGE = {
+    "accelerate": "torch",
     "datasets": "datasets",
-    "jinja2": "report",
-    "llvmlite": "engine",
+    "huggingface_hub": "torch",
+    "jaxtyping": "torch",
     "lm_eval": "eval",
     "matplotlib": "report",
-    "numba": "engine",
     "pandas": "sweep",
     "pyarrow": "sweep",
     "sacrebleu": "sweep",
-    "threadpoolctl": "engine",
+    "torch": "torch",
+    "transformers": "torch",
 }
 
 app = App(
