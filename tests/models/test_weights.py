@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf_files import ARCHITECTURES, finish, write_gguf
 from safetensors.torch import load_file, save_file
 
 from sparseact.engine.forward.prefill import Cache, Forward
@@ -19,15 +20,6 @@ from sparseact.models.weights import open_weights
 from sparseact.testing import tiny_model
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"]
-ARCHITECTURES = {
-    "llama": gguf.MODEL_ARCH.LLAMA,
-    "qwen2": gguf.MODEL_ARCH.QWEN2,
-    "qwen3": gguf.MODEL_ARCH.QWEN3,
-    "gemma2": gguf.MODEL_ARCH.GEMMA2,
-    "gemma3": gguf.MODEL_ARCH.GEMMA3,
-    "phi": gguf.MODEL_ARCH.PHI2,
-    "gpt2": gguf.MODEL_ARCH.GPT2,
-}
 TYPES = {"Q8_0": "q8", "Q5_0": "q8", "Q4_0": "q4", "Q4_1": "q4m"}
 IDS = np.random.default_rng(0).integers(0, 64, 20)
 
@@ -40,72 +32,6 @@ def logits_of(weights):
 def reference(model):
     with torch.no_grad():
         return model(torch.as_tensor(IDS)[None]).logits[0].numpy()
-
-
-def add_metadata(writer, config, family):
-    heads = config.num_attention_heads
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(getattr(config, "intermediate_size", None) or config.n_inner)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(getattr(config, "num_key_value_heads", heads))
-    writer.add_layer_norm_eps(1e-5)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_token_list(["token", "list", "to", "skip"] * 16)
-    writer.add_token_scores([0.0] * 5000)
-    if config.bos_token_id is not None:
-        writer.add_bos_token_id(config.bos_token_id)
-    if family in {"qwen3", "gemma2", "gemma3"}:
-        writer.add_key_length(config.head_dim)
-    if family == "phi":
-        writer.add_rope_dimension_count(config.hidden_size // heads // 2)
-    if family.startswith("gemma"):
-        writer.add_sliding_window(4)
-        writer.add_rope_freq_base(1e6 if family == "gemma3" else 1e4)
-    if family == "gemma3":
-        writer.add_array("gemma3.attention.sliding_window_pattern", [True, False, True])
-    if family == "gemma2":
-        writer.add_attn_logit_softcapping(2.0)
-        writer.add_final_logit_softcapping(5.0)
-
-
-def converted(name, values, config, family):
-    """What llama.cpp's converter does to a tensor besides its name and its type."""
-    if family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-        return values.reshape(heads, 2, len(values) // heads // 2, -1).swapaxes(1, 2).reshape(values.shape)
-    if family.startswith("gemma") and "norm" in name:
-        return values + 1
-    return values
-
-
-def write_gguf(path, model, family, quantised="Q8_0"):
-    """What llama.cpp's converter makes of a model; the model gets the numbers that the file holds."""
-    kind, config = ARCHITECTURES[family], model.config
-    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
-    add_metadata(writer, config, family)
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        module, _, suffix = name.rpartition(".")
-        transposed = family == "gpt2" and tensor.ndim == 2 and ".h." in name
-        values = np.ascontiguousarray((tensor.T if transposed else tensor).numpy()).copy()
-        raw = gguf.GGMLQuantizationType[quantised if values.ndim == 2 and values.shape[1] % 32 == 0 else "F32"]
-        held = gguf.quants.dequantize(gguf.quants.quantize(values, raw), raw).reshape(values.shape)
-        tensor.copy_(torch.as_tensor(held.T if transposed else held))
-        stored = "output" if module == "lm_head" else names.get_name(module)
-        packed = gguf.quants.quantize(converted(name, values, config, family), raw)
-        writer.add_tensor(f"{stored}.{suffix}", packed, raw_dtype=raw)
-    finish(writer)
-
-
-def finish(writer):
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,12 +23,13 @@ from sparseact.engine.lm_head.cache import keep_screen, read_screen, screen_path
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
 from sparseact.engine.load.assemble import assemble, load_gated
 from sparseact.engine.load.gates import read_gates
-from sparseact.engine.options import check_modes, checked, checked_tokens, model_path, processors
+from sparseact.engine.options import check_modes, checked, checked_tokens, processors
 from sparseact.engine.speculative import Speculation
 from sparseact.engine.threads import Team
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import Array, Floats
+from sparseact.models.resolve import resolve
 from sparseact.models.weights import Weights, open_weights
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe, load_recipe
@@ -117,7 +118,7 @@ class Engine:
         """An engine for a model; the model itself is not kept.
 
         Args:
-            model: a loaded model of transformers, a folder in its format, a .gguf file, or a built-in name.
+            model: a loaded model of transformers, or the name of one as for `sparseact.load`.
             recipe: what to leave out, calibrated on the same weights, or its folder; dense if None.
             dtype: f32, bf16, q8 (8 bits, a scale for 32 weights), q4 (4 bits, a scale and a minimum for
                 32 weights; 8 bits for the embedding and the head), or file: as they come.
@@ -137,7 +138,7 @@ class Engine:
         """
         if isinstance(recipe, str | Path):
             recipe = load_recipe(recipe)
-        weights = open_weights(model_path(model) if isinstance(model, str) else model)
+        weights = open_weights(resolve(model).weights if isinstance(model, str | Path) else model)
         return cls(
             weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen, lossless=lossless
         )

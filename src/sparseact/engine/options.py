@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sparseact.errors import InputError
-
-
-def model_path(name: str) -> str | Path:
-    """The GGUF file of a built-in model, fetched if need be; a path as it is."""
-    from sparseact.models.builtin import BUILTIN
-    from sparseact.models.fetching import cached_folder, fetch, gguf_path
-
-    if name in BUILTIN and not Path(name).exists():
-        if cached_folder(name) is None:
-            fetch(name)
-        return gguf_path(name)
-    return name
 
 
 def check_modes(*, screen: bool, lossless: bool, recipe: bool, masks_head: bool) -> None:

@@ -153,11 +153,15 @@ def _convert(model: Builtin, folder: Path) -> None:
     import transformers
     from safetensors import SafetensorError
 
+    from sparseact.models.hf import as_transformers
     from sparseact.models.hf_gguf import load_gguf
     from sparseact.models.quiet import quiet
+    from sparseact.models.sources.gguf_header import read_header
+    from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
 
     _say(f"unpacking {model.gguf} once, to plain float32 weights")
-    network, tokenizer = load_gguf(folder / model.gguf, torch.float32)
+    path = folder / model.gguf
+    network, tokenizer = load_gguf(path, torch.float32), as_transformers(read_gguf_tokenizer(path, read_header(path)))
     try:
         with quiet():
             network.save_pretrained(folder)

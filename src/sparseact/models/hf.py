@@ -1,44 +1,40 @@
-"""Reading a model in the format of transformers, from a folder or from the hub."""
+"""Reading a folder in the format of transformers by transformers, and comparing it with what our readers make of it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseact.errors import InputError, MissingExtraError, unknown_name
-from sparseact.models.builtin import BUILTIN
+import numpy as np
+
+from sparseact.errors import InputError, MissingExtraError
 from sparseact.models.quiet import first_line, quiet
+from sparseact.models.tensor_names import is_harmless
+from sparseact.models.weights import Weights, open_weights
 
 if TYPE_CHECKING:
     import torch
 
     from sparseact.models.tokenizer import Tokenizer
 
+_NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on standard input
+
 
 def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     """Read the model and the tokenizer in a folder; the model on the CPU.
 
     Raises:
-        InputError: the folder does not hold a whole causal language model.
+        InputError: the folder does not hold a whole causal language model, holds more than that, or our readers
+            (see `sparseact.models.weights`), which the engine uses, make another model of it.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"model: the folder {folder} has no config.json, so it holds no transformers model")
     with quiet():
-        return _load(str(folder), dtype)
-
-
-def load_from_hub(name: str, dtype: "torch.dtype") -> tuple[Any, Any]:
-    """Read a model and a tokenizer of the hub, or their copies in the hub's cache without a network.
-
-    Raises:
-        InputError: there is no such model, it cannot be reached, or is not a causal language model.
-    """
-    with quiet(progress=True):
-        reachable = _is_on_hub(name)
-        try:
-            return _load(name, dtype, local_files_only=not reachable)
-        except _NotFoundError as error:
-            # Either the network is missing, or a file of the model is.
-            reason = first_line(error) if reachable else "the hub cannot be reached and its cache has no copy"
-            raise _unknown_model(name, reason) from error
+        model, tokenizer = _load(folder, dtype)
+    try:
+        ours = open_weights(folder)
+    except InputError:  # a family or a format that the engine refuses, in one line; then there is one reader
+        return model, tokenizer
+    check_same(ours, model, str(folder))
+    return model, tokenizer
 
 
 def load_folder_tokenizer(folder: Path) -> Any:
@@ -56,7 +52,7 @@ def load_folder_tokenizer(folder: Path) -> Any:
         ) from error
     try:
         with quiet():
-            return _tokenizer(str(folder))
+            return _tokenizer(folder)
     except Exception as error:
         raise InputError(f"model: {folder}: transformers cannot read its tokenizer: {first_line(error)}") from error
 
@@ -70,61 +66,35 @@ def as_transformers(tokenizer: "Tokenizer") -> Any:
     )
 
 
-def _tokenizer(place: str, **where: Any) -> Any:
+def _tokenizer(folder: Path) -> Any:
     """A tokenizer of transformers: tokenizer.json as it is, where there is one, as `read_folder_tokenizer` takes it."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.utils import cached_file
 
-    whole = cached_file(place, "tokenizer.json", _raise_exceptions_for_missing_entries=False, **where)
-    return (AutoTokenizer if whole is None else PreTrainedTokenizerFast).from_pretrained(place, **where)
-
-
-def snapshot(name: str) -> Path:
-    """The folder of a model of the hub in the hub's cache, fetched if need be and if there is a network.
-
-    Raises:
-        InputError: there is no such model, or it cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-
-    kinds = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-    with quiet(progress=True):
-        reachable = _is_on_hub(name)
-        try:
-            return Path(
-                snapshot_download(name, allow_patterns=kinds, ignore_patterns=["*/*"], local_files_only=not reachable)
-            )
-        except Exception as error:
-            reason = first_line(error) if reachable else "the hub cannot be reached and its cache has no copy"
-            raise _unknown_model(name, reason) from error
+    whole = (folder / "tokenizer.json").is_file()
+    return (PreTrainedTokenizerFast if whole else AutoTokenizer).from_pretrained(folder, **_NO_CODE)
 
 
-class _NotFoundError(InputError):
-    """A file that transformers looked for was not there."""
-
-
-def _load(place: str, dtype: "torch.dtype", **where: Any) -> tuple[Any, Any]:
+def _load(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     """Read a model and a tokenizer, refusing weights that do not fit the model."""
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(place, **where)
-        _check_causal(config, place)
-        tokenizer = _tokenizer(place, **where)
+        config = transformers.AutoConfig.from_pretrained(folder, **_NO_CODE)
+        _check_causal(config, folder)
+        tokenizer = _tokenizer(folder)
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=dtype, output_loading_info=True, **where
+            folder, config=config, dtype=dtype, output_loading_info=True, **_NO_CODE
         )
     except InputError:
         raise
     except Exception as error:
-        kind = _NotFoundError if isinstance(error, OSError) else InputError
-        raise kind(f"model: {place}: transformers cannot load it: {first_line(error)}") from error
-    check_whole(place, loaded)
+        raise InputError(f"model: {folder}: transformers cannot load it: {first_line(error)}") from error
+    check_whole(str(folder), loaded)
     return model, tokenizer
 
 
 def check_whole(place: str, loaded: dict[str, Any]) -> None:
-    """Refuse weights that lack some of the model's: transformers would go on with random numbers.
+    """Refuse weights that lack some of the model's, for which transformers takes random numbers, or that it drops.
 
     Args:
         place: where the weights are, for the error.
@@ -132,35 +102,45 @@ def check_whole(place: str, loaded: dict[str, Any]) -> None:
     """
     if missing := sorted(loaded["missing_keys"]):
         raise InputError(f"model: {place}: the weights lack {len(missing)} tensors of the model, such as {missing[0]}")
+    if unused := sorted(name for name in loaded["unexpected_keys"] if not is_harmless(name)):
+        raise InputError(
+            f"model: {place}: the model that its config describes has no use for {len(unused)} tensors of the "
+            f"weights, such as {unused[0]}"
+        )
 
 
-def _check_causal(config: Any, place: str) -> None:
+def check_same(ours: Weights, model: Any, place: str) -> None:
+    """Refuse a model that is not the one that our readers make of the same files.
+
+    Compared are all that an `Architecture` says, rotary frequencies and the head among it, which tensors there are,
+    and the first row of each.
+
+    Raises:
+        InputError: the first difference.
+    """
+    theirs = open_weights(model)
+    differing = [name for name, value in vars(ours.architecture).items() if getattr(theirs.architecture, name) != value]
+    zeros = {name for name in theirs.names if name not in ours and not theirs.floats(name).any()}
+    differing += sorted(({*theirs.names} - zeros) ^ {*ours.names})
+    import torch
+
+    dtype = next(model.parameters()).dtype
+    for name in ours.names:
+        if ours.places[name].transposed or name not in theirs or differing:
+            continue  # a row of a transposed tensor is a number of each row in the file
+        row = torch.from_numpy(ours.floats(name, 0, 1)).to(dtype).float().numpy()
+        if not np.array_equal(row, theirs.floats(name, 0, 1), equal_nan=True):
+            differing.append(name)
+    if differing:
+        raise InputError(
+            f"model: {place}: transformers reads another model from these files than the engine: they differ in "
+            f"{differing[0]}"
+        )
+
+
+def _check_causal(config: Any, folder: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder or getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"model: {place}: a {config.model_type} model is not a causal (decoder-only) language model")
-
-
-def _is_on_hub(name: str) -> bool:
-    """Ask the hub for the model once, because transformers retries for half a minute without a network.
-
-    Returns:
-        True if the model is there, False if the hub cannot be reached.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        HfApi().model_info(name, timeout=10)
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise _unknown_model(name, "the hub has no such model either") from error
-    except HfHubHTTPError as error:
-        raise InputError(f"model: {name}: the hub refuses it: {first_line(error)}") from error
-    except Exception:  # noqa: BLE001 - the type depends on which HTTP client the hub's library uses
-        return False
-    return True
-
-
-def _unknown_model(name: str, reason: str) -> InputError:
-    return unknown_name(f"model: no such file or folder, and {reason}; unknown built-in model", name, BUILTIN)
+        raise InputError(f"model: {folder}: a {config.model_type} model is not a causal (decoder-only) language model")

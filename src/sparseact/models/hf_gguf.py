@@ -1,82 +1,74 @@
-"""GGUF files: checked before they are loaded, then read by transformers into a plain dense model."""
+"""The model of a GGUF file in transformers, made of what our readers read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparseact.errors import InputError
-from sparseact.models.hf import as_transformers, check_whole
+from sparseact.errors import InputError, UnsupportedModelError
+from sparseact.models.hf import check_same, check_whole
+from sparseact.models.families import transformers_naming
 from sparseact.models.quiet import first_line, quiet
-from sparseact.models.sources.gguf_header import read_header
-from sparseact.models.tokenizer.ends import end_tokens_of_gguf
+from sparseact.models.tensor_names import find_places
+from sparseact.models.weights import Weights, open_weights
 
 if TYPE_CHECKING:
     import torch
 
 
-def load_gguf(path: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
-    """Read a GGUF file: its weights unpacked to `dtype`, its tokenizer.
-
-    Returns:
-        (model, tokenizer) of transformers; the model on the CPU.
+def load_gguf(path: Path, dtype: "torch.dtype") -> Any:
+    """Read the model of a GGUF file, its weights unpacked to `dtype`, on the CPU.
 
     Raises:
-        InputError: not a GGUF file, cut short, or of an architecture that transformers cannot read.
+        UnsupportedModelError: an architecture that the engine does not run, or transformers' model of it has no
+            place for some of the weights.
+        InputError: not a GGUF file, or cut short, or transformers makes another model of its config.
     """
-    check_gguf(path)
-    header = read_header(path)
+    weights, where = open_weights(path), str(path)
 
-    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
-
-    tokenizer = as_transformers(read_gguf_tokenizer(path, header))
-    # Newer versions would keep the weights packed where a kernel is at hand; units need dense ones.
-    dense = {"quantization_config": config(dequantize=True)} if (config := _gguf_config()) else {}
-    with _reading(path):
-        model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, output_loading_info=True, **dense
-        )
-    check_whole(str(path), loaded)
-    if len(ends := end_tokens_of_gguf(header.metadata)) > 1:
-        model.generation_config.eos_token_id = sorted(ends)
-    return model, tokenizer
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
     try:
         with quiet():
-            yield
+            config = _config(weights)
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            state = _state(weights, kind, config, dtype, where)
+            model, loaded = kind.from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+            )
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(f"{path}: transformers cannot read this GGUF file: {first_line(error)}") from error
+        raise InputError(f"model: {where}: transformers cannot make this model: {first_line(error)}") from error
+    check_whole(where, loaded)
+    check_same(weights, model, where)
+    return model
 
 
-def check_gguf(path: Path) -> None:
-    """Check that a file is a GGUF file and that every tensor it lists lies inside it.
-
-    Raises:
-        InputError: it is not a GGUF file, or is cut short or damaged.
-    """
-    from gguf import GGUFReader
-
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise InputError(f"{path}: not a GGUF file (it starts with {magic!r}, not b'GGUF')")
-    try:
-        GGUFReader(path)
-    except Exception as error:
-        # The reader maps each tensor as it lists them; one that ends behind the end of the file,
-        # or lengths that make no sense, surface as errors of NumPy of many types.
-        raise InputError(f"{path}: this GGUF file is cut short or damaged") from error
-
-
-def _gguf_config() -> Any:
+def _config(weights: Weights) -> Any:
+    """The config of transformers."""
     import transformers
 
-    return getattr(transformers, "GgufConfig", None)
+    said = dict(weights.config)
+    known = transformers.AutoConfig.for_model(said.pop("model_type"))
+    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # a family's default is of one model of it
+    return type(known)(**none | {name: value for name, value in said.items() if hasattr(known, name)})
+
+
+def _state(weights: Weights, kind: Any, config: Any, dtype: "torch.dtype", where: str) -> dict[str, "torch.Tensor"]:
+    """The parameters by transformers' names."""
+    import torch
+
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in kind(config).state_dict().items()}
+    places = find_places(weights.architecture, transformers_naming(weights.architecture.family), shapes, where)
+    if homeless := [name for name in weights.names if name not in places]:
+        raise UnsupportedModelError(
+            f"model: {where}: transformers' {kind.__name__} has no place for {len(homeless)} tensors of this file, "
+            f"such as {weights.places[homeless[0]].name}"
+        )
+    # What a file lacks is a bias, for find_places has the rest: zero.
+    state = {place.name: torch.zeros(shapes[place.name], dtype=dtype) for place in places.values()}
+    for name in weights.names:
+        place, values = places[name], torch.from_numpy(weights.floats(name) - places[name].added)
+        rows = state[place.name].T if place.transposed else state[place.name]
+        rows[place.first : place.first + len(values)] = values
+    return state

@@ -1,16 +1,18 @@
 """Loading a model: `load`, and what a result says about the model that it came from."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN
-from sparseact.models.fetching import cached_folder, fetch, gguf_path
-from sparseact.models.hf import load_folder, load_folder_tokenizer, load_from_hub, snapshot
+from sparseact.models.end_tokens import end_tokens, in_config
+from sparseact.models.hf import as_transformers, load_folder, load_folder_tokenizer
 from sparseact.models.hf_gguf import load_gguf
+from sparseact.models.resolve import resolve
+from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_header import read_header
-from sparseact.models.tokenizer.ends import end_tokens_of_folder, end_tokens_of_gguf
+from sparseact.models.tokenizer.folder import read_folder_tokenizer
+from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
 from sparseact.utils.checksum import sha256_of
 
 if TYPE_CHECKING:
@@ -35,15 +37,13 @@ def load(name: str = "smollm2", *, device: str = "auto", dtype: "torch.dtype | s
         InputError: an unknown name, device or type, or files that do not hold such a model.
     """
     where, weights_dtype = _device(device), _dtype(dtype)
-    kind, path = _locate(name)
-    if kind == "builtin":
-        model, tokenizer = load_folder(cached_folder(name) or fetch(name), weights_dtype)
-    elif kind == "folder":
+    files = resolve(name)
+    path = files.unpacked
+    if path.is_dir():
         model, tokenizer = load_folder(path, weights_dtype)
-    elif kind == "gguf":
-        model, tokenizer = load_gguf(path, weights_dtype)
     else:
-        model, tokenizer = load_from_hub(name, weights_dtype)
+        model, tokenizer = load_gguf(path, weights_dtype), as_transformers(read_gguf_tokenizer(path, read_header(path)))
+    model.generation_config.eos_token_id = in_config(end_tokens(files.weights, tokenizer.eos_token_id))
     return model.to(where).eval(), tokenizer
 
 
@@ -60,18 +60,13 @@ def load_tokenizer(name: str = "smollm2") -> tuple[Any, frozenset[int]]:
     Raises:
         InputError: an unknown name, or files that do not hold a tokenizer.
     """
-    from sparseact.models.tokenizer.folder import read_folder_tokenizer
-    from sparseact.models.tokenizer.gguf import read_gguf_tokenizer
-
-    kind, path = _locate(name)
-    if kind == "gguf":
-        header = read_header(path)
-        return read_gguf_tokenizer(path, header), end_tokens_of_gguf(header.metadata)
-    if kind == "builtin":
-        path = cached_folder(name) or fetch(name)
-    folder = snapshot(name) if kind == "hub" else path
-    tokenizer = read_folder_tokenizer(folder) or load_folder_tokenizer(folder)
-    return tokenizer, end_tokens_of_folder(folder, tokenizer.eos_token_id)
+    files = resolve(name)
+    path = files.unpacked
+    if path.is_dir():
+        tokenizer = read_folder_tokenizer(path) or load_folder_tokenizer(path)
+    else:
+        tokenizer = read_gguf_tokenizer(path, read_header(path))
+    return tokenizer, end_tokens(files.weights, tokenizer.eos_token_id)
 
 
 def weights_path(name: str) -> Path:
@@ -83,10 +78,7 @@ def weights_path(name: str) -> Path:
     Raises:
         InputError: an unknown name, or it cannot be fetched.
     """
-    kind, path = _locate(name)
-    if kind == "hub":
-        return snapshot(name)
-    return gguf_path(name) if kind == "builtin" else path
+    return resolve(name).weights
 
 
 def describe_model(name: str, model: Any) -> dict[str, Any]:
@@ -100,39 +92,23 @@ def describe_model(name: str, model: Any) -> dict[str, Any]:
         A dict ready for JSON. `sha256` is that of the .gguf file, or of a folder's weight files one
         after the other; a model of the hub has its commit in `source` instead.
     """
-    kind, path = _locate(name)
-    if kind == "builtin":
-        builtin = BUILTIN[name]
+    files = resolve(name)
+    if files.kind == "builtin":
+        builtin = BUILTIN[files.name]
         described = {"name": name, "source": f"pypi:{builtin.package}=={builtin.version}", "sha256": builtin.sha256}
-    elif kind == "hub":
-        commit = getattr(model.config, "_commit_hash", None) or "unknown"
+    elif files.kind == "hub":
+        commit = Path(model.config.name_or_path).name  # of the folder in the hub's cache
         described = {"name": name, "source": f"hub:{name}@{commit}"}
     else:
-        weights = [path] if kind == "gguf" else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
-        described = {"name": path.resolve().name, "source": f"{kind}:{path}", "sha256": sha256_of(*weights)}
+        path = files.path
+        held = [*path.glob("*.safetensors"), *path.glob("*.bin")] if path.is_dir() else GGUFTensors.open(path).files
+        described = {
+            "name": path.resolve().name,
+            "source": f"{files.kind}:{path}",
+            "sha256": sha256_of(*sorted(held)),
+        }
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return described | {"parameters": parameters, "family": model.config.model_type}
-
-
-def _locate(name: str) -> tuple[str, Path]:
-    """Whether `name` is a "builtin" name, a "folder", a "gguf" file or an id on the "hub"; and its path."""
-    path = Path(name).expanduser()
-    if name in BUILTIN:
-        return "builtin", path
-    if not name.strip():
-        raise unknown_name("model: unknown model", name, BUILTIN)
-    try:
-        if path.is_dir():
-            return "folder", path
-        if path.is_file():
-            return "gguf", path
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise InputError(f"model: {name[:80]!r} is not a path: {getattr(error, 'strerror', error)}") from error
-    if path.suffix == ".gguf" or name[0] in "./~\\" or name.count("/") > 1:
-        raise InputError(f"model: no such file or folder: {name!r}")
-    if "/" not in name and get_close_matches(name.lower(), BUILTIN):  # a slip; do not ask the hub about it
-        raise unknown_name("model: unknown model", name, [*BUILTIN, "a folder", "a .gguf file", "a hub id"])
-    return "hub", path
 
 
 def _device(name: str) -> "torch.device":

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sparseact.errors import UnsupportedModelError
 
-ROPE_TYPES = ("default", "linear", "llama3", "factors")
-"""`factors` is how GGUF files hold llama3's: a divisor for each frequency."""
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+def constant_factors(factors: Sequence[float], context: int) -> dict[str, Any]:
+    """Parameters that divide each frequency by a factor, as GGUF files hold llama3's scaling.
+
+    `longrope` is how transformers says this: it changes with the length of the text only if its factors do.
+    """
+    return {
+        "rope_type": "longrope",
+        "short_factor": [*factors],
+        "long_factor": [*factors],
+        "factor": 1.0,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": context,
+    }
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,17 +51,21 @@ def frequencies(parameters: Mapping[str, Any], rotary_dim: int, *, where: str) -
         UnsupportedModelError: the scaling changes with the length of the text, or is not known.
     """
     kind = parameters.get("rope_type", "default")
-    if kind not in ROPE_TYPES:
+    factors = parameters.get("short_factor")
+    constant = (
+        kind == "longrope" and factors == parameters.get("long_factor") and parameters.get("attention_factor") == 1
+    )
+    if kind not in ROPE_TYPES and not constant:
         raise UnsupportedModelError(
-            f"{where}: the engine has no rotary embedding of type {kind!r}; it has {', '.join(ROPE_TYPES[:3])}"
+            f"{where}: the engine has no rotary embedding of type {kind!r}; it has {', '.join(ROPE_TYPES)}"
         )
     # float32 as transformers computes them, so that far positions get the same angles.
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     plain: Any = (1.0 / np.float32(parameters["rope_theta"]) ** exponents).astype(np.float32)
     if kind == "linear":
         plain = plain / np.float32(parameters["factor"])
-    elif kind == "factors":
-        plain = plain / np.asarray(parameters["factors"], dtype=np.float32)
+    elif constant:
+        plain = plain / np.asarray(factors, dtype=np.float32)
     elif kind == "llama3":
         plain = _llama3(plain, parameters)
     return tuple(plain.astype(np.float32).tolist())

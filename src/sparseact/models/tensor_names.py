@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
 
-# Buffers that old files hold beside the weights, and a head that repeats the embedding.
-_IGNORED = (
-    "attn.bias",
-    "attn.masked_bias",
-    "lm_head.weight",
-    "output.weight",
+# Buffers that files hold beside the weights: masks, positions and frequencies (those that matter, the config has).
+_HARMLESS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    "rotary_emb.inv_freq",
+    "position_ids",
     "attn_rot_embd.weight",
     "rope_freqs.weight",
 )
@@ -59,6 +61,11 @@ class Naming:
     paired: bool = False
 
 
+def is_harmless(name: str) -> bool:
+    """Whether a tensor of a source that no model uses may be passed over."""
+    return name.endswith(_HARMLESS)
+
+
 def find_places(
     architecture: Architecture, naming: Naming, shapes: Mapping[str, tuple[int, ...]], where: str
 ) -> dict[str, Place]:
@@ -88,7 +95,8 @@ def find_places(
             places[name] = place
     used = {place.name for place in places.values()}
     for name in shapes:
-        if name not in used and name.endswith((".weight", ".bias")) and not name.endswith(_IGNORED):
+        repeated = architecture.tied and name == f"{naming.modules['head']}.weight"  # see weights._weights_of_folder
+        if name not in used and not repeated and not is_harmless(name):
             raise UnsupportedModelError(
                 f"{where}: the engine has no use for the tensor {name} in a {architecture.family}"
             )

@@ -16,6 +16,7 @@ from sparseact.models.families import read_config, transformers_naming
 from sparseact.models.formats import Array, Floats, Quantised, dequantise
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_config import gguf_config, gguf_naming
+from sparseact.models.sources.memory import LoadedModel, settled
 from sparseact.models.sources.safetensors import SafetensorsFolder
 from sparseact.models.tensor_names import Place, find_places
 
@@ -39,11 +40,13 @@ class Weights:
         architecture: what they belong to.
         places: where each tensor is, by canonical name (see `Architecture.shapes`).
         source: what reads them.
+        config: what the architecture was read from, in transformers' words.
     """
 
     architecture: Architecture
     places: Mapping[str, Place]
     source: Source
+    config: Mapping[str, Any]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,22 +98,24 @@ def open_weights(model: Any) -> Weights:
     if hasattr(model, "named_parameters"):
         return _weights_of_model(model)
     path = Path(model)
-    if path.is_dir():
-        return _weights_of_folder(path)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"model: no such file or folder: {str(model)!r}")
+    return _weights_of_folder(path) if path.is_dir() else _weights_of_gguf(path)
+
+
+def _weights_of_gguf(path: Path) -> Weights:
     tensors = GGUFTensors.open(path)
-    architecture = read_config(gguf_config(tensors), str(path))
+    config = gguf_config(tensors)
+    architecture = read_config(config, str(path))
     naming = gguf_naming(tensors, architecture)
-    return Weights(architecture, find_places(architecture, naming, tensors.shapes, str(path)), tensors)
+    return Weights(architecture, find_places(architecture, naming, tensors.shapes, str(path)), tensors, config)
 
 
 def _weights_of_model(model: Any) -> Weights:
-    where = type(model).__name__
-    architecture = read_config(model.config.to_dict(), where)
-    source = _LoadedModel(dict(model.named_parameters(remove_duplicate=False)), where)
+    config, source = model.config.to_dict(), LoadedModel.of(model)
+    architecture = settled(read_config(config, source.where), model)
     naming = transformers_naming(architecture.family)
-    return Weights(architecture, find_places(architecture, naming, source.shapes, where), source)
+    return Weights(architecture, find_places(architecture, naming, source.shapes, source.where), source, config)
 
 
 def _weights_of_folder(folder: Path) -> Weights:
@@ -125,25 +130,22 @@ def _weights_of_folder(folder: Path) -> Weights:
     architecture = read_config(config, str(folder / "config.json"))
     source = SafetensorsFolder.open(folder)
     naming = transformers_naming(architecture.family)
-    return Weights(architecture, find_places(architecture, naming, source.shapes, str(folder)), source)
+    places = find_places(architecture, naming, source.shapes, str(folder))
+    head = naming.modules["head"] + ".weight"
+    if architecture.tied and head in source.shapes and not _same(source, head, places["embed"].name):
+        # The config is wrong about it: the file has a head of its own, which transformers takes too.
+        architecture = replace(architecture, tied=False)
+        places = find_places(architecture, naming, source.shapes, str(folder))
+    return Weights(architecture, places, source, config)
 
 
-@dataclass(frozen=True)
-class _LoadedModel:
-    """The parameters of a model of transformers, on any device, in any floating type."""
-
-    parameters: Mapping[str, Any]
-    where: str
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
-
-    def read(self, name: str, first: int, last: int) -> Floats:
-        parameter = self.parameters[name].detach()
-        if parameter.is_meta or not parameter.is_floating_point():
-            raise InputError(f"{self.where}: {name} is not in memory as plain numbers ({parameter.dtype})")
-        return np.array(parameter[first:last].float().cpu().numpy(), order="C")
+def _same(source: Source, one: str, other: str) -> bool:
+    """Whether two tensors hold the same numbers."""
+    shape, rows = source.shapes[one], source.shapes[one][0]
+    parts = [(at, min(at + 1024, rows)) for at in range(0, rows, 1024)]
+    return source.shapes[other] == shape and all(
+        np.array_equal(floats(source.read(one, *part)), floats(source.read(other, *part))) for part in parts
+    )
 
 
 def floats(value: Floats | Quantised) -> Floats:

@@ -31,7 +31,7 @@ def _old_rotations(config: Config) -> dict[str, Any]:
 
 def _from_gguf(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     full = config["rope_parameters"] | {"rope_theta": metadata.get("rope.freq_base", _FULL)}
-    sliding = {"rope_theta": metadata.get("rope.freq_base_swa", _SLIDING)}
+    sliding = {"rope_theta": metadata.get("rope.freq_base_swa", _SLIDING), "rope_type": "default"}
     rotations = {"full_attention": full, "sliding_attention": sliding}
     return {"rope_parameters": rotations} | gemma2.query_scaling(config, largest=62)
 

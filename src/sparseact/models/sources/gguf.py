@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from sparseact.models.sources.gguf_header import TensorInfo, read_header
 
 @dataclass(frozen=True)
 class GGUFTensors:
-    """A GGUF file of one model."""
+    """The GGUF file of one model, or the first of several that it was split into."""
 
     path: Path
     metadata: Mapping[str, Any]
@@ -25,17 +26,26 @@ class GGUFTensors:
 
     @classmethod
     def open(cls, path: Path) -> GGUFTensors:
-        """Read the header.
+        """Read the header, and those of all other shards of the model.
 
         Raises:
-            InputError: no such file, no GGUF file, or one that is cut short or damaged.
+            InputError: no such file, no GGUF file, one that is cut short or damaged, or a shard without the others.
             UnsupportedModelError: numbers in a type that is not known.
         """
-        header = read_header(path)
-        for name, info in header.tensors.items():
-            if info.offset + math.prod(info.shape[:-1]) * _row_bytes(path, name, info) > header.size:
-                raise InputError(f"{path}: this GGUF file is cut short or damaged")
-        return cls(path, header.metadata, header.tensors)
+        first = read_header(path)
+        tensors: dict[str, TensorInfo] = {}
+        for shard in _shards(path, first.metadata):
+            header = first if shard == path else read_header(shard)
+            for name, info in header.tensors.items():
+                if info.offset + math.prod(info.shape[:-1]) * _row_bytes(name, info) > header.size:
+                    raise InputError(f"{shard}: this GGUF file is cut short or damaged")
+            tensors |= header.tensors
+        return cls(path, first.metadata, tensors)
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the model."""
+        return sorted({self.path} | {info.path for info in self.tensors.values()})
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -49,8 +59,8 @@ class GGUFTensors:
         info = self.tensors[name]
         if len(info.shape) == 1:  # a row is a number
             return self.read_row(name)[first:last]
-        width = _row_bytes(self.path, name, info)
-        rows = np.fromfile(self.path, np.uint8, (last - first) * width, offset=info.offset + first * width)
+        width = _row_bytes(name, info)
+        rows = np.fromfile(info.path, np.uint8, (last - first) * width, offset=info.offset + first * width)
         rows = rows.reshape(last - first, width)
         kind = gguf.GGMLQuantizationType(info.type)
         if kind.name in _BLOCKS:
@@ -60,7 +70,7 @@ class GGUFTensors:
     def read_row(self, name: str) -> Floats:
         """A tensor of one dimension."""
         info = self.tensors[name]
-        raw = np.fromfile(self.path, np.uint8, _row_bytes(self.path, name, info), offset=info.offset)
+        raw = np.fromfile(info.path, np.uint8, _row_bytes(name, info), offset=info.offset)
         return self._floats(raw, name, info)
 
     def _floats(self, raw: Bytes, name: str, info: TensorInfo) -> Floats:
@@ -70,18 +80,36 @@ class GGUFTensors:
         try:
             return np.ascontiguousarray(gguf.quants.dequantize(raw, kind), dtype=np.float32)
         except NotImplementedError as error:
-            raise UnsupportedModelError(f"{self.path}: {name} holds {kind.name}, which cannot be unpacked") from error
+            raise UnsupportedModelError(f"{info.path}: {name} holds {kind.name}, which cannot be unpacked") from error
 
 
-def _row_bytes(path: Path, name: str, info: TensorInfo) -> int:
+def _shards(path: Path, metadata: Mapping[str, Any]) -> list[Path]:
+    """All files that llama.cpp split the model into; this must be the first."""
+    named = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
+    if named is None:
+        if metadata.get("split.count", 1) not in {0, 1}:
+            raise InputError(f"{path}: one of several shards of a model; their names must end in -00001-of-0000N.gguf")
+        return [path]
+    number, count = int(named[2]), int(named[3])
+    shards = [path.with_name(f"{named[1]}-{i:05}-of-{named[3]}.gguf") for i in range(1, count + 1)]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise InputError(f"{path}: shard {number} of {count} of a model; not beside it: {', '.join(missing[:4])}")
+    if number != 1:
+        raise InputError(f"{path}: shard {number} of {count} of a model; give the first one, {shards[0].name}")
+    return shards
+
+
+def _row_bytes(name: str, info: TensorInfo) -> int:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
         elements, size = GGML_QUANT_SIZES[GGMLQuantizationType(info.type)]
     except (KeyError, ValueError) as error:
-        raise UnsupportedModelError(f"{path}: {name} holds numbers of ggml's type {info.type}, not known") from error
+        raise UnsupportedModelError(
+            f"{info.path}: {name} holds numbers of ggml's type {info.type}, not known"
+        ) from error
     if not info.shape or info.shape[-1] % elements:
-        raise InputError(f"{path}: {name} {info.shape} is not made of blocks of {elements}; the file is damaged")
+        raise InputError(f"{info.path}: {name} {info.shape} is not made of blocks of {elements}; the file is damaged")
     return info.shape[-1] // elements * size
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
+from sparseact.models.end_tokens import gguf_end_tokens, in_config
 from sparseact.models.families import GGUF, family_where, known_families
+from sparseact.models.rope import constant_factors
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.tensor_names import Naming
 
@@ -42,6 +46,10 @@ def gguf_config(file: GGUFTensors) -> dict[str, Any]:
         "rms_norm_eps": about.get("attention.layer_norm_rms_epsilon"),
         "layer_norm_eps": about.get("attention.layer_norm_epsilon"),
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": in_config(gguf_end_tokens(file.metadata)),
+        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+        "attention_bias": any(f"blk.0.attn_{name}.bias" in file.tensors for name in ("q", "k", "v", "output")),
+        "mlp_bias": any(f"blk.0.ffn_{name}.bias" in file.tensors for name in ("gate", "up", "down")),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "attn_logit_softcapping": about.get("attn_logit_softcapping"),
         "final_logit_softcapping": about.get("final_logit_softcapping"),
@@ -82,16 +90,16 @@ def _slides(pattern: Any) -> dict[str, Any]:
 
 
 def _rope_parameters(file: GGUFTensors, about: Mapping[str, Any], head_dim: Any) -> dict[str, Any]:
-    kind = about.get("rope.scaling.type", "none")
-    parameters = {
-        "rope_theta": about.get("rope.freq_base", 1e4),
-        "rope_type": "default" if kind == "none" else kind,
-        "factor": about.get("rope.scaling.factor"),
-    }
-    if rotating := about.get("rope.dimension_count"):
+    factor = about.get("rope.scaling.factor") or about.get("rope.scale_linear")  # the second in old files
+    kind = about.get("rope.scaling.type", "linear")
+    scaled = kind not in {"none", "linear"} or (kind == "linear" and factor)
+    parameters = {"rope_theta": about.get("rope.freq_base", 1e4)}
+    parameters |= {"rope_type": kind, "factor": factor} if scaled else {"rope_type": "default"}
+    if (rotating := about.get("rope.dimension_count", head_dim)) != head_dim:
         parameters["partial_rotary_factor"] = rotating / head_dim
-    if "rope_freqs.weight" in file.tensors:
-        parameters |= {"rope_type": "factors", "factors": file.read_row("rope_freqs.weight")}
+    if "rope_freqs.weight" in file.tensors and kind in {"none", "linear"}:
+        divisors = file.read_row("rope_freqs.weight") * np.float32(parameters.get("factor", 1))
+        parameters |= constant_factors(divisors.tolist(), about.get("context_length", 1))
     return parameters
 
 

@@ -27,11 +27,13 @@ class TensorInfo:
         type: number of ggml's type.
         shape: rows first.
         offset: of its first byte in the file.
+        path: the file.
     """
 
     type: int
     shape: tuple[int, ...]
     offset: int
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read_header(path: Path) -> Header:
             if magic != b"GGUF":
                 raise InputError(f"{path}: not a GGUF file (it starts with {magic!r}, not b'GGUF')")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(_Cursor(data, 4))
+                return _parse(_Cursor(data, 4), path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except InputError:
@@ -153,7 +155,7 @@ class _Cursor:
             raise ValueError("a length that goes beyond the end of the file")
 
 
-def _parse(cursor: _Cursor) -> Header:
+def _parse(cursor: _Cursor, path: Path) -> Header:
     if cursor.number("I") not in {2, 3}:
         raise ValueError("another version, or the other byte order")
     tensor_count, key_count = cursor.number("Q"), cursor.number("Q")
@@ -168,7 +170,7 @@ def _parse(cursor: _Cursor) -> Header:
     if not isinstance(alignment, int) or alignment < 1:
         raise ValueError("a senseless alignment")
     begin = -(-cursor.at // alignment) * alignment
-    tensors = {name: TensorInfo(kind, shape, begin + offset) for name, kind, shape, offset in infos}
+    tensors = {name: TensorInfo(kind, shape, begin + offset, path) for name, kind, shape, offset in infos}
     return Header(metadata, lists, tensors, len(cursor.data))
 
 

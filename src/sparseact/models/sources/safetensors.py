@@ -48,7 +48,7 @@ class SafetensorsFolder:
             InputError: no such files, or one is missing, cut short or damaged.
         """
         index = folder / "model.safetensors.index.json"
-        if index.is_file():
+        if index.is_file() and not (folder / "model.safetensors").is_file():  # beside that, an index is stale
             try:
                 names = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
             except (AttributeError, KeyError, TypeError, ValueError) as error:
