@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError, UnsupportedModelError
-from sparseact.models.hf import check_same, check_whole
 from sparseact.models.families import transformers_naming
+from sparseact.models.hf import check_same, check_whole
 from sparseact.models.quiet import first_line, quiet
 from sparseact.models.tensor_names import find_places
 from sparseact.models.weights import Weights, open_weights
