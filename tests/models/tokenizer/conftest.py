@@ -45,15 +45,19 @@ def pieces_vocabulary():
 
 @pytest.fixture(scope="session")
 def write_gguf():
-    """A function that writes a GGUF file of a tokenizer; keyword arguments are more values of tokenizer.ggml."""
+    """A function that writes a GGUF file of a tokenizer.
 
-    def write(path, model, tokens, merges=None, *, family="llama", **about):
+    `users` are the tokens that a user defined; other keyword arguments are more values of tokenizer.ggml.
+    """
+
+    def write(path, model, tokens, merges=None, *, family="llama", users=(), **about):
         writer = gguf.GGUFWriter(path, family)
         for key in ("block_count", "embedding_length", "attention.head_count", "context_length"):
             writer.add_uint32(f"{family}.{key}", 8)
         writer.add_tokenizer_model(model)
         writer.add_token_list(tokens)
-        writer.add_token_types([TYPES.get(token, 6 if token in BYTES else 1) for token in tokens])
+        types = TYPES | dict.fromkeys(BYTES, 6) | dict.fromkeys(users, 4)
+        writer.add_token_types([types.get(token, 1) for token in tokens])
         if merges is None:
             first = len(TYPES) + len(BYTES)
             writer.add_token_scores([0.0] * first + [-float(place) for place in range(len(tokens) - first)])

@@ -236,6 +236,19 @@ def test_special_tokens_are_found_and_skipped(read, kind):
     assert tokenizer.get_vocab()["<tool>"] == 5
 
 
+@pytest.mark.parametrize(("kind", "texts"), [("gpt2", ["no     no"]), ("llama", ["no     no", "no▁▁▁ ▁no"])])
+def test_a_users_token_of_spaces_is_found(tmp_path, write_gguf, bytes_vocabulary, pieces_vocabulary, kind, texts):
+    vocabulary = bytes_vocabulary if kind == "gpt2" else (pieces_vocabulary,)
+    tokens, *merges = vocabulary
+    five = " " * 5
+    path = write_gguf(tmp_path / "a.gguf", kind, [*tokens, five], *merges, users=[five], pre="gpt-2")
+    tokenizer, _ = load_tokenizer(str(path))
+    for text in texts:
+        ids = ids_of(tokenizer, text)
+        assert ids.count(len(tokens)) == 1
+        assert tokenizer.decode(ids) == "no     no"
+
+
 @CALM
 @given(text=TEXTS)
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

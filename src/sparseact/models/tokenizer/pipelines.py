@@ -84,9 +84,9 @@ def sentencepiece(
         if (left := piece[:cut]) in known and (right := piece[cut:]) in known
     ]
     tokenizer = Tokenizer(models.BPE(dict(vocab), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    if prefix_space:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", "always", split=False)
+    spaces, prefix = normalizers.Replace(" ", "▁"), normalizers.Prepend("▁")
+    only_one = normalizers.Replace(Regex(r"\A▁▁"), "▁")
+    tokenizer.normalizer = normalizers.Sequence([spaces, prefix, only_one]) if prefix_space else spaces
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix_space else steps)
     return tokenizer
