@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparseact.attribution import attribute_in_one_pass, make_metric, path_gradients, score_sites
+from sparseact.attribution.one_pass import attribute_in_one_pass
+from sparseact.attribution.path import path_gradients
+from sparseact.attribution.registry import find_metric, make_metric, score_sites
 from sparseact.evaluation import Quality, bleu, compare, second_choices
 from sparseact.masked.decoding import Prefix, decode_greedily, prefill, stop_tokens, teacher_force
 from sparseact.masked.selectors import ranks
@@ -23,7 +25,8 @@ LOGITS_AT_ONCE = 2**26
 """Logits held by one batch of cells."""
 
 Row = dict[str, Any]
-Ranks = dict[str, dict[Site, Tensor]]
+Ranks = dict[Site, Tensor]
+"""Of every unit, int32 [metrics, T, units]."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def evaluate_prompt(
     runner_up = second_choices(dense, label)
 
     scores = _scores(model, plan, sites, prefix, label, label, index)
-    leak_scores = _scores(model, plan, sites, prefix, label, runner_up, index)
-    label_ranks, leak_ranks = _ranks(scores), _ranks(leak_scores)
+    label_ranks = _ranks(scores, sites)
+    leak_ranks = _ranks(_scores(model, plan, sites, prefix, label, runner_up, index), sites)
     dense_nll = float(compare(dense[None], dense, label, runner_up).nll)
     run = _Run(model, tokenizer, plan, prefix, label, dense, runner_up, dense_nll)
     samples = []
@@ -90,21 +93,21 @@ def _scores(
     index: int,
 ) -> dict[str, dict[Site, Tensor]]:
     """Scores [T, units] by metric and site when `target` is attributed."""
-    metrics = [make_metric(name, plan.metric_options(index)) for name in plan.metrics]
+    metrics = {name: make_metric(name, plan.metric_options(index)) for name in plan.metrics}
     found = attribute_in_one_pass(model, sites, prefix, label[None], target=target[None])
     gradients: dict[str, Mapping[Site, Tensor]] = {"none": found.gradient, "own": found.gradient}
-    if any(metric.reads == "path" for metric in metrics):
+    if any(metric.reads == "path" for metric in metrics.values()):
         gradients["path"] = path_gradients(
             model, sites, prefix, label[None], found.keys_values, steps=plan.ig_steps, target=target[None]
         )
     return {
-        metric.name: {site: score[0] for site, score in score_sites(metric, found.x, gradients[metric.reads]).items()}
-        for metric in metrics
+        name: {site: score[0] for site, score in score_sites(metric, found.x, gradients[metric.reads]).items()}
+        for name, metric in metrics.items()
     }
 
 
-def _ranks(scores: dict[str, dict[Site, Tensor]]) -> Ranks:
-    return {metric: {site: ranks(score) for site, score in by_site.items()} for metric, by_site in scores.items()}
+def _ranks(scores: dict[str, dict[Site, Tensor]], sites: Sequence[Site]) -> Ranks:
+    return {site: torch.stack([ranks(by_site[site]) for by_site in scores.values()]) for site in sites}
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class _Run:
             yield cells[start : start + size]
 
     def evaluate(self, cells: Sequence[Cell], label_ranks: Ranks, leak_ranks: Ranks) -> list[Row]:
-        masks = CellMasks(label_ranks, cells, bug_compatible=self.plan.bug_compatible)
+        masks = self._masks(label_ranks, cells)
         quality = self._teacher_forced(masks, len(cells))
         leak = self._leak(cells, leak_ranks, quality)
         texts = self._free_running(label_ranks, cells, quality)
@@ -155,12 +158,14 @@ class _Run:
     def _leak(self, cells: Sequence[Cell], leak_ranks: Ranks, quality: Quality) -> Tensor:
         """Share of steps that say the runner-up under masks that attribute it; label-free masks stay."""
         leak = quality.runner_up.clone()
-        rows = [row for row, cell in enumerate(cells) if make_metric(cell.metric).reads != "none"]
+        rows = [row for row, cell in enumerate(cells) if find_metric(cell.metric).is_oracle()]
         if rows:
-            chosen = [cells[row] for row in rows]
-            masks = CellMasks(leak_ranks, chosen, bug_compatible=self.plan.bug_compatible)
+            masks = self._masks(leak_ranks, [cells[row] for row in rows])
             leak[rows] = self._teacher_forced(masks, len(rows)).runner_up
         return leak
+
+    def _masks(self, of_units: Ranks, cells: Sequence[Cell]) -> CellMasks:
+        return CellMasks(of_units, self.plan.metrics, cells, bug_compatible=self.plan.bug_compatible)
 
     @torch.no_grad()
     def _teacher_forced(self, masks: CellMasks, cells: int) -> Quality:
@@ -177,7 +182,7 @@ class _Run:
         texts = [self.label] * len(cells)
         strays = [row for row in range(len(cells)) if quality.agreement[row] < 1]
         if strays:
-            masks = CellMasks(label_ranks, [cells[row] for row in strays], bug_compatible=self.plan.bug_compatible)
+            masks = self._masks(label_ranks, [cells[row] for row in strays])
             with on_units(self.model, masks.sites, masks.apply):
                 found = decode_greedily(
                     self.model,
