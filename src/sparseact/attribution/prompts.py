@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, Correction, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
 from sparseact.attribution.one_pass import IGNORED, attribute_in_one_pass
 from sparseact.attribution.path import path_gradients
 from sparseact.attribution.registry import MetricOptions, make_metric, score_sites
@@ -52,7 +53,7 @@ def attribute_batch(
     labels: Sequence[Tensor] | None = None,
     correction: Correction = CorrectedGxO.correction,
     heads_formula: HeadsFormula = CorrectedGxO.heads_formula,
-    ig_steps: int = 20,
+    ig_steps: int = STEPS,
     seed: int = 0,
     chat: bool = True,
 ) -> list[Scores]:

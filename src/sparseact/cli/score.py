@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
 from sparseact.attribution.registry import METRICS
 from sparseact.cli.options import Correction, Count, Flag, ModelName, Shared
 
@@ -18,7 +19,7 @@ def score(
     max_new_tokens: Count = 32,
     correction: Correction = CorrectedGxO.correction,
     heads_formula: HeadsFormula = CorrectedGxO.heads_formula,
-    ig_steps: Count = 20,
+    ig_steps: Count = STEPS,
     chat: bool = True,
     interdependency: Flag = False,
     out: Path = Path("runs/score"),

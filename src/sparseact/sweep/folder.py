@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseact.errors import InputError, MissingExtraError
+from sparseact.errors import InputError
 from sparseact.sweep.table import tabulate
 from sparseact.utils.files import write_atomically
 
@@ -62,7 +62,8 @@ class SweepFolder:
 
     def write(self) -> None:
         """Write all files, samples.parquet last but for the table made from it: it says what is done."""
-        pd = pandas()
+        import pandas as pd
+
         with write_atomically(self.path / "meta.json") as path:
             path.write_text(json.dumps(self.meta, indent=2) + "\n")
         with write_atomically(self.path / "diagnostics.parquet") as path:
@@ -80,7 +81,8 @@ class SweepFolder:
             self.write()
 
     def _read(self) -> None:
-        pd = pandas()
+        import pandas as pd
+
         try:
             before = json.loads((self.path / "meta.json").read_text())
             differing = [key for key in IDENTITY if before[key] != self.meta[key]]
@@ -104,20 +106,6 @@ class SweepFolder:
                 self.diagnostics += rows
                 self.meta |= {"seconds": seconds, "prompts_done": len(self.done)}
         self.write_rest()
-
-
-def pandas() -> Any:
-    """The package, with what it writes parquet with.
-
-    Raises:
-        MissingExtraError: one is not installed.
-    """
-    try:
-        import pandas as pd
-        import pyarrow as pa  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "sweep") from error
-    return pd
 
 
 def _difference(before: Row, now: Row, keys: Sequence[str]) -> str:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, Correction, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
 from sparseact.attribution.registry import MetricOptions, make_metric
 from sparseact.errors import InputError, unknown_name
+from sparseact.recipes.selectors import keep_count
 from sparseact.recipes.site import UNITS, Site, UnitKind
 
 DEFAULT_METRICS = ("corrected-gxo", "gxo", "snip", "gradient", "magnitude", "random")
@@ -31,8 +33,6 @@ class Cell:
 
     def keep(self, site: Site) -> int:
         """How many of a site's units stay on."""
-        from sparseact.recipes.selectors import keep_count
-
         if site.kind not in UNITS[self.units]:
             return site.units
         return keep_count(site.units, self.sparsity_of(site.kind))
@@ -69,7 +69,7 @@ class Plan:
     heads_sparsity: tuple[float, ...] | None = None
     correction: Correction = CorrectedGxO.correction
     heads_formula: HeadsFormula = CorrectedGxO.heads_formula
-    ig_steps: int = 20
+    ig_steps: int = STEPS
     max_new_tokens: int = 16
     seed: int = 0
     chat: bool = True

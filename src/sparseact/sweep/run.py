@@ -13,9 +13,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparseact.data import check_context, encode_prompt
-from sparseact.errors import InputError
+from sparseact.errors import InputError, require
 from sparseact.masked.decoding import evaluation_mode
-from sparseact.sweep.folder import SweepFolder, pandas
+from sparseact.sweep.folder import SweepFolder
 from sparseact.sweep.plan import Plan
 from sparseact.sweep.prompt import evaluate_prompt
 from sparseact.sweep.schema import VERSION
@@ -55,7 +55,9 @@ def run_sweep(
         InputError: `out` holds another run, a prompt does not fit the context, no prompts.
         MissingExtraError: pandas or pyarrow is not installed.
     """
-    pd = pandas()
+    require("sweep", "pandas", "pyarrow")
+    import pandas as pd
+
     if not prompts:
         raise InputError("prompts: there is no prompt")
     ids = [encode_prompt(tokenizer, prompt, chat=plan.chat).to(model.device) for prompt in prompts]

@@ -1,10 +1,12 @@
 """Integrated gradients: s = -mean_d(x g_path), g_path the mean gradient from 0 to x (Sundararajan et al. 2017, eq. 3).
 
-The gradients come from attribution/path.py; Song et al. 2024 use 20 steps. The sum over a layer's units telescopes to
-the loss that switching them all off adds.
+The gradients come from attribution/path.py, by default as many as in Song et al. 2024. The sum over a layer's units
+telescopes to the loss that switching them all off adds.
 """
 
 from sparseact.attribution.base import Metric, Units, UnitScores
+
+STEPS = 20
 
 
 class IntegratedGradients(Metric):
