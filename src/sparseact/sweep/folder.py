@@ -19,7 +19,7 @@ from sparseact.utils.files import write_atomically
 IDENTITY = ("version", "model", "plan", "prompts_sha256")
 """Keys of meta.json in which a resumed run must equal the one in the folder."""
 
-Row = dict[str, Any]
+Row = dict[Any, Any]
 
 
 class SweepFolder:
