@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 class SparseactError(Exception):
@@ -27,6 +28,13 @@ class MissingExtraError(InputError):
         super().__init__(f"{package} is not installed; it comes with: pip install 'sparseact[{extra}]'")
         self.package = package
         self.extra = extra
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise a MissingExtraError if one of the packages of an extra is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra)
 
 
 def unknown_name(option: str, found: str, valid: Iterable[str]) -> InputError:

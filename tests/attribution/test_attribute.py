@@ -132,6 +132,18 @@ def test_dropout_is_off_and_the_mode_comes_back(tokenizer):
     assert all(torch.equal(found[name], value) for name, value in expected.values.items())
 
 
+def test_inference_mode_around_it_changes_nothing(llama, tokenizer):
+    expected = sa.attribute(llama, tokenizer, PROMPTS[0], metric="gxo", max_new_tokens=3)
+    with torch.inference_mode():
+        found = sa.attribute(llama, tokenizer, PROMPTS[0], metric="gxo", max_new_tokens=3)
+        label = found.tokens.clone()
+        assert label.is_inference()
+        given = sa.attribute(llama, tokenizer, PROMPTS[0], metric="gxo", label=label)
+    for name, value in expected.values.items():
+        assert torch.equal(found[name], value)
+        assert torch.equal(given[name], value)
+
+
 # Files
 
 

@@ -1,7 +1,9 @@
 """Every metric: numbers computed by hand, agreement with captum, invariances, and one shared contract."""
 
 import math
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from sparseact.attribution import (
     path_gradients,
     score_sites,
 )
+from sparseact.attribution import path as path_module
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO
 from sparseact.attribution.own_position import own_position_attention
 from sparseact.errors import InputError
@@ -246,15 +249,13 @@ def test_integrated_gradients_are_complete(family):
 
 
 def test_steps_that_do_not_fit_at_once_change_nothing(llama, monkeypatch):
-    from sparseact.attribution.methods import integrated_gradients
-
     sites = find_sites(llama)[:2]
     prefix, label = prefill(llama, tokens(PROMPT)), tokens(STEPS, seed=1)
     keys_values = attribute_in_one_pass(llama, sites, prefix, label).keys_values
     done = []
     whole = path_gradients(llama, sites, prefix, label, keys_values, steps=5, after_site=lambda: done.append(1))
     assert len(done) == len(sites)
-    monkeypatch.setattr(integrated_gradients, "LOGITS_AT_ONCE", 2 * STEPS * 64)
+    monkeypatch.setattr(path_module, "LOGITS_AT_ONCE", 2 * STEPS * 64)
     parts = path_gradients(llama, sites, prefix, label, keys_values, steps=5)
     for site in sites:
         torch.testing.assert_close(parts[site], whole[site], rtol=1e-10, atol=1e-12)
@@ -427,6 +428,15 @@ def test_contract_of_attribute(name, units, llama, tokenizer, tmp_path):
         assert value.shape == (len(scores.tokens), 48 if key.startswith("mlp") else 4)
         assert torch.equal(loaded[key], value)
         assert torch.equal(again[key], value)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md"])
+def test_the_docs_name_every_metric_and_say_which_are_oracles(page):
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    table = text.partition("| metric |")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [re.split(r"(?<!\\)\|", line) for line in table]
+    said = {row[1].strip(" `"): row[3].strip().startswith("yes") for row in cells}
+    assert said == {name: metric.is_oracle() for name, metric in METRICS.items()}
 
 
 # The control, and bad input

@@ -167,7 +167,7 @@ def test_completion_can_be_installed():
 
 
 def test_the_defaults_are_those_of_the_library():
-    """The command repeats the plan's defaults, because importing the plan would load torch for --help."""
+    """An option that is left out means the same on the command line as in Python."""
     from sparseact.attribution import attribute_batch
     from sparseact.cli.score import score
     from sparseact.cli.sweep import sweep

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sparseact.attribution import METRICS
 from sparseact.errors import InputError
 from sparseact.report import write_heatmap
 from sparseact.report.frames import bootstrap, interval
 from sparseact.report.heatmaps import layer_shares, token_label
-from sparseact.report.style import DARK, LIGHT, METRICS, percent, share
+from sparseact.report.style import DARK, LIGHT, SPARE, percent, share
 from sparseact.report.texts import answer
 
 
@@ -90,7 +91,7 @@ def test_heatmap_refuses_scores_of_other_shapes(tmp_path, scores):
 
 
 def test_colours_stay_apart_for_the_colour_blind_and_show_on_both_papers():
-    colours = np.array([_linear(look.colour) for look in METRICS.values()])
+    colours = np.array([_linear(colour) for colour in (*(metric.colour for metric in METRICS.values()), *SPARE)])
     # Machado, Oliveira, Fernandes 2009, severity 1: normal, deuteranopia, protanopia.
     sights = [
         np.eye(3),

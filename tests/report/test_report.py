@@ -19,7 +19,7 @@ from sparseact.report import write_report
 from sparseact.report.frames import read_run
 from sparseact.report.plots import plot_quantity
 from sparseact.report.reasons import reasons_against, reasons_for
-from sparseact.report.style import DARK, LIGHT, METRICS, is_oracle, share
+from sparseact.report.style import DARK, LIGHT, is_oracle, metric_style, share
 from sparseact.report.words import focus, headline
 
 HOSTILE = '<script>alert(1)</script><img src="http://evil.example/x.png"> & "quotes" \x00 \u202e $\\frac{1}{0$ 你好'
@@ -230,10 +230,10 @@ def test_oracles_are_dashed_and_hollow_label_free_metrics_solid_and_full(full):
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert set(lines) == {"corrected GxO", "magnitude", "random"}
     for metric in ("corrected-gxo", "magnitude", "random"):
-        line = lines[METRICS[metric].name]
+        line = lines[metric_style(metric).name]
         assert line.is_dashed() == is_oracle(metric)
-        assert line.get_markerfacecolor() == (LIGHT.paper if is_oracle(metric) else METRICS[metric].colour)
-        assert line.get_color() == METRICS[metric].colour
+        assert line.get_markerfacecolor() == (LIGHT.paper if is_oracle(metric) else metric_style(metric).colour)
+        assert line.get_color() == metric_style(metric).colour
     assert "uses the label (oracle), dashed:" in page
 
 

@@ -18,8 +18,8 @@ from sparseact.masked.decoding import decode_greedily, prefill, stop_tokens
 from sparseact.masked.selectors import topk_mask
 from sparseact.sites import capture, find_sites, on_units
 from sparseact.sweep import Cell, Plan, evaluate_prompt, run_sweep
+from sparseact.sweep.folder import SweepFolder
 from sparseact.sweep.masks import CellMasks
-from sparseact.sweep.run import _write
 from sparseact.testing import tiny_model, tiny_tokenizer
 
 PROMPTS = ["What is a cat?", "Name a sea, please.", "Why?"]
@@ -174,13 +174,14 @@ def test_a_full_disk_leaves_the_earlier_results(swept, tiny, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     meta = json.loads((tmp_path / "meta.json").read_text())
     table = (tmp_path / "sweep.csv").read_bytes()
+    folder = SweepFolder(tmp_path, meta)
+    folder.samples *= 2
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
     try:
         with pytest.raises(InputError, match="cannot write"):
-            frame = pd.read_parquet(tmp_path / "samples.parquet").to_dict("records")
-            _write(tmp_path, meta, frame * 2, [{"prompt": 0}])
+            folder.write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -241,8 +242,8 @@ def test_bug_compatible_masks_as_the_released_code_does(tiny):
     assert row["achieved"] == pytest.approx((2 / 4) / 3 + 2 * (33 / 48) / 3)
 
     sites = [site for site in find_sites(model) if site.layer < 2]  # 75% of 3 layers
-    ranks = {"magnitude": {site: torch.arange(site.units, dtype=torch.int32).expand(4, -1) for site in sites}}
-    masks = CellMasks(ranks, [Cell("magnitude", "both", 0.7, 0.7)], bug_compatible=True)
+    ranks = {site: torch.arange(site.units, dtype=torch.int32).expand(1, 4, -1) for site in sites}
+    masks = CellMasks(ranks, ["magnitude"], [Cell("magnitude", "both", 0.7, 0.7)], bug_compatible=True)
     with torch.no_grad(), capture(model, sites) as seen, on_units(model, sites, masks.apply):
         model(ids[:, :4])
         dense = dict(seen)

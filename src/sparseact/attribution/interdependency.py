@@ -13,118 +13,25 @@ X of a site (Song et al. 2024, section 3). Two measurements, both exact for the 
 
 from __future__ import annotations
 
-import csv
-import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparseact.attribution.attribute import Scores
+from sparseact.attribution.interdependency_result import Case, Change, Interdependency, ratio
 from sparseact.attribution.one_pass import Attribution, attribute_in_one_pass
+from sparseact.attribution.scores import Scores
 from sparseact.errors import InputError
 from sparseact.masked.decoding import Prefix, evaluation_mode, prefill
 from sparseact.masked.selectors import topk_mask
-from sparseact.sites import Site, UnitKind, find_sites, on_units
-from sparseact.utils.files import write_atomically
+from sparseact.sites import Site, find_sites, on_units
 
 SPARSITY = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 RUNS_AT_ONCE = 16
-MIDDLE = 0.5  # of the theorem's interval: the paper's corrective term
 
 
-@dataclass(frozen=True)
-class Change:
-    """How much a layer's attributions change when the lowest-scored units of all layers are off.
-
-    Attributes:
-        units: which kind is off and measured.
-        change: sum |a'_i - a_i| / sum |a_i| over tokens and units that are on; 1 is 100%.
-    """
-
-    units: UnitKind
-    sparsity: float
-    layer: int
-    change: float
-
-
-@dataclass(frozen=True)
-class Case:
-    """One unit off at one token, by layer, step and index; bounds and error in nats.
-
-    Attributes:
-        error: change of the next layer's summed attribution.
-        lemma: bound of Lemma 3.1, the change of the own layer's summed attribution.
-        theorem: bound of Theorem 3.3, |x_i| ||g||_2.
-        gradient_change: ||g~ - g|| / ||g|| in the own layer, which the theorem takes for 0.
-    """
-
-    units: UnitKind
-    layer: int
-    step: int
-    unit: int
-    error: float
-    lemma: float
-    theorem: float
-    gradient_change: float
-
-
-@dataclass(frozen=True)
-class Interdependency:
-    """What `measure_interdependency` found for one prompt."""
-
-    changes: list[Change]
-    cases: list[Case]
-
-    def save(self, folder: str | Path) -> None:
-        """Write interdependency.csv (changes) and interdependency-cases.csv (cases) into `folder`."""
-        _write_table(Path(folder) / "interdependency.csv", self.changes)
-        _write_table(Path(folder) / "interdependency-cases.csv", self.cases)
-
-    def summary(self) -> dict[str, Any]:
-        """By kind of units: median change over layers by sparsity, and how the cases lie in their bounds."""
-        return {
-            kind: {"change": self._median_changes(kind), "bounds": self._bounds(kind)}
-            for kind in dict.fromkeys(change.units for change in self.changes)
-        }
-
-    def _median_changes(self, kind: UnitKind) -> dict[float, float]:
-        levels = dict.fromkeys(change.sparsity for change in self.changes)
-        of_kind = [change for change in self.changes if change.units == kind]
-        return {level: statistics.median(c.change for c in of_kind if c.sparsity == level) for level in levels}
-
-    def _bounds(self, kind: UnitKind) -> dict[str, float]:
-        cases = [case for case in self.cases if case.units == kind]
-        return {
-            "cases": len(cases),
-            "inside_lemma": statistics.fmean(case.error <= case.lemma for case in cases),
-            "inside_theorem": statistics.fmean(case.error <= case.theorem for case in cases),
-            "lemma_inside_theorem": statistics.fmean(case.lemma <= case.theorem for case in cases),
-            "median_error_over_lemma": statistics.median(_ratio(case.error, case.lemma) for case in cases),
-            "median_error_over_theorem": statistics.median(_ratio(case.error, case.theorem) for case in cases),
-            "above_middle_of_theorem": statistics.fmean(case.error > MIDDLE * case.theorem for case in cases),
-            "median_gradient_change": statistics.median(case.gradient_change for case in cases),
-        }
-
-    def as_text(self) -> str:
-        """The summary as two tables."""
-        summary = self.summary()
-        levels = list(next(iter(summary.values()))["change"])
-        lines = ["change of the attributions that stay, median over layers", f"{'sparsity':>10}"]
-        lines[1] += "".join(f"{level:>8.0%}" for level in levels)
-        for kind, found in summary.items():
-            lines.append(f"{kind:>10}" + "".join(f"{change:>8.0%}" for change in found["change"].values()))
-        lines += ["", f"{'one unit off at one token':32}" + "".join(f"{kind:>10}" for kind in summary)]
-        for key in next(iter(summary.values()))["bounds"]:
-            values = [found["bounds"][key] for found in summary.values()]
-            lines.append(f"{key.replace('_', ' '):32}" + "".join(f"{value:>10.3g}" for value in values))
-        return "\n".join(lines)
-
-
+@torch.inference_mode(mode=False)
 def measure_interdependency(
     model: PreTrainedModel,
     scores: Scores,
@@ -182,7 +89,7 @@ def _changes(
         for site in sites:
             attributions, on = attribution(found, site), keep[site][row]
             before, after = attributions[0][on], attributions[row][on]
-            change = _ratio(float((after - before).abs().sum()), float(before.abs().sum()))
+            change = ratio(float((after - before).abs().sum()), float(before.abs().sum()))
             yield Change(site.kind, level, site.layer, change)
 
 
@@ -217,7 +124,7 @@ def _case(found: Attribution, site: Site, following: Site, row: int, step: int, 
         error=float((following_sum[row] - following_sum[0]).abs()),
         lemma=float((own[row] - own[0]).abs()),
         theorem=float(found.x[site][0, step, unit].double().norm()) * norm,
-        gradient_change=_ratio(float((gradient[row] - gradient[0]).norm()), norm),
+        gradient_change=ratio(float((gradient[row] - gradient[0]).norm()), norm),
     )
 
 
@@ -237,15 +144,3 @@ def _attribute_masked(
 
     with on_units(model, sites, mask):  # outside, so that what is attributed is masked already
         return attribute_in_one_pass(model, sites, prefix.repeat(runs), label.repeat(runs, 1))
-
-
-def _ratio(part: float, whole: float) -> float:
-    """Quotient in which nothing of nothing is 0."""
-    return part / whole if whole else float("inf") if part else 0.0
-
-
-def _write_table(path: Path, rows: Sequence[Change] | Sequence[Case]) -> None:
-    with write_atomically(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(asdict(rows[0])))
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)

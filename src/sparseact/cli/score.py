@@ -1,20 +1,25 @@
 """`sparseact score`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
+
+from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
+from sparseact.attribution.registry import METRICS
 from sparseact.cli.options import Correction, Count, Flag, ModelName, Shared
 
 
 def score(
     *,
     prompt: str,
-    metric: str = "corrected-gxo",
+    metric: Annotated[str, Parameter(help=f"One of {', '.join(METRICS)}, or of another package.")] = CorrectedGxO.name,
     units: Literal["mlp", "heads", "both"] = "both",
     max_new_tokens: Count = 32,
-    correction: Correction = 0.5,
-    heads_formula: Literal["released", "theorem"] = "released",
-    ig_steps: Count = 20,
+    correction: Correction = CorrectedGxO.correction,
+    heads_formula: HeadsFormula = CorrectedGxO.heads_formula,
+    ig_steps: Count = STEPS,
     chat: bool = True,
     interdependency: Flag = False,
     out: Path = Path("runs/score"),
@@ -27,7 +32,6 @@ def score(
 
     Args:
         prompt: The question.
-        metric: One of magnitude, gradient, gradient-abs, gxo, snip, fisher, ig, corrected-gxo, random.
         units: What is scored.
         max_new_tokens: The longest answer, in tokens.
         correction: The factor on the corrective term of corrected-gxo: a number (the paper has 0.5),
@@ -64,22 +68,15 @@ def score(
         values = {name: value.float().cpu().numpy() for name, value in scores.values.items()}
         words = [tokenizer.decode([token]) for token in scores.tokens.tolist()]
         write_heatmap(values, words, out / "heatmap.png", title=f"{metric}: {prompt}")
-        answered = tokenizer.decode(scores.tokens)
-        found = measure_interdependency(language_model, scores, seed=shared.seed) if interdependency else None
-    used = str(language_model.device)
-    record: dict[str, Any] = {
-        "out": str(out),
-        "model": model,
-        "metric": metric,
-        "device": used,
-        "text": answered,
-        "tokens": len(scores.tokens),
-        "files": ["scores.safetensors", "scores.json", "heatmap.png"],
-    }
-    text = f"{answered}\n\nwritten to {out} (device {used})"
-    if found is not None:
-        found.save(out)
-        record["interdependency"] = found.summary()
-        record["files"] += ["interdependency.csv", "interdependency-cases.csv"]
-        text = f"{answered}\n\n{found.as_text()}\n\nwritten to {out} (device {used})"
-    return shared.answer(record, text)
+        text = answered = tokenizer.decode(scores.tokens)
+        used = str(language_model.device)
+        record: dict[str, Any] = {"out": str(out), "model": model, "metric": metric, "device": used}
+        record |= {"text": answered, "tokens": len(scores.tokens)}
+        record["files"] = ["scores.safetensors", "scores.json", "heatmap.png"]
+        if interdependency:
+            found = measure_interdependency(language_model, scores, seed=shared.seed)
+            found.save(out)
+            record["interdependency"] = found.summary()
+            record["files"] += ["interdependency.csv", "interdependency-cases.csv"]
+            text += f"\n\n{found.as_text()}"
+    return shared.answer(record, f"{text}\n\nwritten to {out} (device {used})")

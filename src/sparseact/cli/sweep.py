@@ -4,26 +4,37 @@ import json
 import sys
 from pathlib import Path
 from shlex import join
-from typing import Literal
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from sparseact.attribution.methods.corrected_gxo import HeadsFormula
+from sparseact.attribution.registry import METRICS
 from sparseact.cli.options import Correction, Count, Flag, ModelName, Names, Numbers, NumbersOrNone, Shared
+from sparseact.sweep.plan import Plan
+
+_LABEL_FREE = " and ".join(name for name, metric in METRICS.items() if not metric.is_oracle())
+_METRICS = (
+    f"A list from {', '.join(METRICS)}, or of another package. All but {_LABEL_FREE} use the label and are marked as "
+    "oracles."
+)
 
 
 def sweep(
     *,
-    metrics: Names = ("corrected-gxo", "gxo", "snip", "gradient", "magnitude", "random"),
-    units: Names = ("mlp", "heads", "both"),
-    sparsity: Numbers = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    heads_sparsity: NumbersOrNone = None,
+    metrics: Annotated[Names, Parameter(help=_METRICS)] = Plan.metrics,
+    units: Names = Plan.units,
+    sparsity: Numbers = Plan.sparsity,
+    heads_sparsity: NumbersOrNone = Plan.heads_sparsity,
     prompts: str | None = None,
     column: str | None = None,
     limit: Count | None = None,
-    max_new_tokens: Count = 16,
-    correction: Correction = 0.5,
-    heads_formula: Literal["released", "theorem"] = "released",
-    ig_steps: Count = 20,
-    chat: bool = True,
-    bug_compatible: Flag = False,
+    max_new_tokens: Count = Plan.max_new_tokens,
+    correction: Correction = Plan.correction,
+    heads_formula: HeadsFormula = Plan.heads_formula,
+    ig_steps: Count = Plan.ig_steps,
+    chat: bool = Plan.chat,
+    bug_compatible: Flag = Plan.bug_compatible,
     report: bool = True,
     out: Path = Path("runs/sweep"),
     model: ModelName = "smollm2",
@@ -41,8 +52,6 @@ def sweep(
     sparseact sweep --metrics corrected-gxo,magnitude --units mlp,both --sparsity 0.5,0.8 --out runs/mine
 
     Args:
-        metrics: A list from magnitude, gradient, gradient-abs, gxo, snip, fisher, ig, corrected-gxo,
-            random. All but magnitude and random use the label and are marked as oracles.
         units: What is switched off, a list from mlp, heads, both.
         sparsity: Levels between 0 and 1, the share of the units that is switched off.
         heads_sparsity: Levels for the heads where units is both, one per level of --sparsity.
@@ -65,7 +74,8 @@ def sweep(
         from sparseact.data import load_prompts
         from sparseact.models import describe_model, load
         from sparseact.report import write_report
-        from sparseact.sweep import Plan, run_sweep
+        from sparseact.sweep.run import run_sweep
+        from sparseact.sweep.table import agreement_text
 
         plan = Plan(
             metrics=metrics,
@@ -82,27 +92,19 @@ def sweep(
         )
         questions = load_prompts(prompts, column=column, limit=limit)
         language_model, tokenizer = load(model, device=shared.device)
-        try:
-            table = run_sweep(
-                language_model,
-                tokenizer,
-                plan,
-                questions,
-                out,
-                model_info=describe_model(model, language_model),
-                prompts_source=prompts or "built-in questions",
-                command=join(["sparseact", *sys.argv[1:]]),
-            )
-        except KeyboardInterrupt as stop:
-            stop.add_note(f"what is done is kept in {out}, and the same command goes on from there")
-            raise
+        table = run_sweep(
+            language_model,
+            tokenizer,
+            plan,
+            questions,
+            out,
+            model_info=describe_model(model, language_model),
+            prompts_source=prompts or "built-in questions",
+            command=join(["sparseact", *sys.argv[1:]]),
+        )
         if report:
             write_report(out)
     used = str(language_model.device)
-    rows = json.loads(table.to_json(orient="records"))  # pandas writes NaN as null, json does not
-    agreement = table.pivot_table(index=["units", "metric"], columns="sparsity", values="agreement", sort=False)
-    text = (
-        "agreement with the dense model's own tokens, by sparsity:\n\n"
-        f"{agreement.to_string(float_format='{:.3f}'.format)}\n\nwritten to {out} (device {used})"
-    )
-    return shared.answer({"out": str(out), "device": used, "rows": rows}, text)
+    record = {"out": str(out), "device": used, "rows": json.loads(table.to_json(orient="records"))}  # NaN is null there
+    title = "agreement with the dense model's own tokens, by sparsity"
+    return shared.answer(record, f"{title}:\n\n{agreement_text(table)}\n\nwritten to {out} (device {used})")

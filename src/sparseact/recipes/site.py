@@ -13,6 +13,9 @@ UnitKind = Literal["mlp", "heads", "channels"]
 attention head (a slice of the input of the output projection); `channels`: one unit is one input of
 any linear."""
 
+UNITS: dict[str, tuple[UnitKind, ...]] = {"mlp": ("mlp",), "heads": ("heads",), "both": ("mlp", "heads")}
+"""What is meant by the `units` of a sweep or of scores."""
+
 
 @dataclass(frozen=True)
 class Site:

@@ -1,11 +1,10 @@
 """Pictures and a page for people, made from the files that a sweep or `score` wrote."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparseact.errors import MissingExtraError
+from sparseact.errors import require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +22,7 @@ def write_report(folder: str | Path) -> None:
         InputError: a file is missing, damaged or of another version.
         MissingExtraError: matplotlib, jinja2 or pandas is not installed.
     """
-    _require("pandas", "pyarrow", "matplotlib", "jinja2")
+    require("report", "pandas", "pyarrow", "matplotlib", "jinja2")
     from sparseact.report.html import write_report as write
 
     write(Path(folder))
@@ -44,13 +43,7 @@ def write_heatmap(
         InputError: the names or shapes of `scores` are not as above.
         MissingExtraError: matplotlib is not installed.
     """
-    _require("matplotlib")
+    require("report", "matplotlib")
     from sparseact.report.heatmaps import write_heatmap as write
 
     write(scores, token_labels, Path(path), title=title)
-
-
-def _require(*packages: str) -> None:
-    for package in packages:
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "report")

@@ -10,18 +10,12 @@ import numpy as np
 import pandas as pd
 
 from sparseact.errors import InputError
-from sparseact.report.style import METRICS, UNITS, metric_style
+from sparseact.report.style import UNITS, in_order, metric_style
+from sparseact.sweep.schema import CELL, DIAGNOSTICS, SAMPLES, SWEEP, VERSION, Column, names
 
-META_VERSION: Final = 1
-CELL: Final = ["metric", "units", "sparsity"]  # what names a row of sweep.csv
-PER_TOKEN: Final = ("agreement", "nll", "nll_dense", "kl", "leak")  # means over tokens
-PER_PROMPT: Final = ("bleu", "exact")  # means over prompts
+PER_TOKEN: Final = [name for name in names(SWEEP, mean_over="tokens") if name != "achieved"]
+PER_PROMPT: Final = names(SWEEP, mean_over="prompts")
 DRAWS: Final = 2000
-_ROW_COLUMNS: Final = ["model", *CELL, "achieved", *PER_TOKEN, *PER_PROMPT, "prompts", "tokens"]
-_SAMPLE_COLUMNS: Final = [
-    *("prompt", "question", *CELL, "achieved", "tokens", *PER_TOKEN, *PER_PROMPT, "text", "text_dense"),
-]
-_DIAGNOSTIC_COLUMNS: Final = ["prompt", "quantity", "metric", "other", "units", "layer", "sparsity", "value"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ def read_run(folder: Path) -> Run:
         InputError: sweep.csv or meta.json is missing, a file is damaged, lacks columns or holds no rows.
     """
     meta = _read_meta(folder / "meta.json")
-    rows = _read_table(folder / "sweep.csv", _ROW_COLUMNS)
+    rows = _read_table(folder / "sweep.csv", SWEEP)
     if rows.empty:
         raise InputError(f"{folder / 'sweep.csv'}: no rows; run the same `sparseact sweep` again to finish it")
     for units in rows["units"].unique():
@@ -53,8 +47,8 @@ def read_run(folder: Path) -> Run:
             raise InputError(f"{folder / 'sweep.csv'}: unknown units {units!r}; valid: {', '.join(UNITS)}")
     for metric in rows["metric"].unique():
         metric_style(metric)
-    samples = _read_optional(folder / "samples.parquet", _SAMPLE_COLUMNS)
-    diagnostics = _read_optional(folder / "diagnostics.parquet", _DIAGNOSTIC_COLUMNS)
+    samples = _read_optional(folder / "samples.parquet", SAMPLES)
+    diagnostics = _read_optional(folder / "diagnostics.parquet", DIAGNOSTICS)
     rows = rows.sort_values(CELL, key=_in_legend_order, kind="stable", ignore_index=True)
     return Run(_with_intervals(rows, samples), samples, diagnostics, meta)
 
@@ -109,7 +103,7 @@ def _draws(prompts: int, draws: int, seed: int) -> np.ndarray:
 
 
 def _in_legend_order(column: pd.Series) -> pd.Series:
-    orders = {"metric": list(METRICS), "units": list(UNITS)}
+    orders = {"metric": in_order(column), "units": list(UNITS)}
     return column.map(orders[str(column.name)].index) if column.name in orders else column
 
 
@@ -121,23 +115,23 @@ def _read_meta(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({_first_line(error)})") from error
     version = meta.get("version") if isinstance(meta, dict) else None
-    if version != META_VERSION:
-        raise InputError(f"{path}: version {version!r}; this sparseact reads version {META_VERSION}")
+    if version != VERSION:
+        raise InputError(f"{path}: version {version!r}; this sparseact reads version {VERSION}")
     return meta
 
 
-def _read_optional(path: Path, columns: list[str]) -> pd.DataFrame:
-    return _read_table(path, columns) if path.exists() else pd.DataFrame(columns=columns)
+def _read_optional(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
+    return _read_table(path, columns) if path.exists() else pd.DataFrame(columns=names(columns))
 
 
-def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_table(path: Path, columns: tuple[Column, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except FileNotFoundError as error:
         raise InputError(f"{path.parent}: not the folder of a sweep, it holds no {path.name}") from error
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are kinds of these
         raise InputError(f"{path}: damaged ({_first_line(error)})") from error
-    missing = [column for column in columns if column not in table.columns]
+    missing = [name for name in names(columns) if name not in table.columns]
     if missing:
         raise InputError(f"{path}: lacks the columns {', '.join(missing)}")
     return table

@@ -1,38 +1,30 @@
 """How metrics, units and numbers look: the same name, colour and marker wherever they appear."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
+from sparseact.attribution.registry import known_metrics
 from sparseact.errors import InputError
 
-# Metrics whose score does not depend on the label. Every other metric differentiates the loss of the
-# very token that is then counted as kept: an oracle.
-LABEL_FREE: Final = frozenset({"magnitude", "random"})
+# For metrics of other packages that bring no colour. These and the nine built-in ones stay apart (CIE76 distance of 22
+# or more) in normal, protanope and deuteranope sight, and each can be read on both papers below; markers tell them
+# apart once more.
+SPARE: Final = ("#38C8C8", "#D8B060", "#1040B0", "#504858")
 
 
 @dataclass(frozen=True)
 class MetricStyle:
-    """The look of one metric; `marker` is a matplotlib marker."""
+    """The look of one metric; `marker` is a matplotlib marker, and that of an oracle is hollow."""
 
     name: str
     colour: str
     marker: str
+    oracle: bool
 
 
-# The nine colours stay apart (CIE76 distance of 22 or more) in normal, protanope and deuteranope sight,
-# and each can be read on both papers below; markers tell them apart once more.
-METRICS: Final = {
-    "corrected-gxo": MetricStyle("corrected GxO", "#E0670A", "o"),
-    "gxo": MetricStyle("GxO", "#E1AA90", "s"),
-    "ig": MetricStyle("IG", "#963F96", "D"),
-    "snip": MetricStyle("SNIP", "#2B8846", "^"),
-    "fisher": MetricStyle("Fisher", "#10BBE8", "v"),
-    "gradient": MetricStyle("gradient", "#B01010", "P"),
-    "gradient-abs": MetricStyle("|gradient|", "#3A46F0", "X"),
-    "magnitude": MetricStyle("magnitude", "#0086E3", "o"),
-    "random": MetricStyle("random", "#808080", "s"),
-}
 UNITS: Final = {
     "mlp": "MLP neurons",
     "heads": "attention heads",
@@ -55,21 +47,26 @@ LIGHT: Final = Theme(ink="#1b1f24", muted="#59636e", grid="#e3e6ea", paper="#fff
 DARK: Final = Theme(ink="#e8eaed", muted="#a3abb5", grid="#30363d", paper="#16191d", colormap="cividis")
 
 
-def metric_style(metric: str) -> MetricStyle:
+@cache
+def metric_style(name: str) -> MetricStyle:
     """The look of a metric by its command-line name; one line of error for a name no sweep writes."""
-    if metric not in METRICS:
-        raise InputError(f"sweep.csv: unknown metric {metric!r}; this version knows {', '.join(METRICS)}")
-    return METRICS[metric]
+    known = known_metrics()
+    if name not in known:
+        raise InputError(f"sweep.csv: unknown metric {name!r}; installed are {', '.join(known)}")
+    metric, plain = known[name], [name for name, metric in known.items() if not metric.colour]
+    colour = metric.colour or SPARE[plain.index(name) % len(SPARE)]
+    return MetricStyle(metric.title or name, colour, metric.marker, metric.is_oracle())
 
 
 def is_oracle(metric: str) -> bool:
     """Whether a metric's masks were made with the label."""
-    return metric not in LABEL_FREE
+    return metric_style(metric).oracle
 
 
-def in_order(metrics: list[str]) -> list[str]:
+def in_order(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order of legends and tables: oracles first, the control last."""
-    return sorted(set(metrics), key=list(METRICS).index)
+    given = set(metrics)
+    return [name for name in known_metrics() if name in given]
 
 
 def share(value: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pandas as pd
 
 from sparseact.report.frames import cells
-from sparseact.report.style import METRICS
+from sparseact.report.style import in_order
 from sparseact.report.words import Focus
 
 _TEXTS: Final = 3
@@ -33,7 +33,7 @@ def sampled_texts(samples: pd.DataFrame, at: Focus) -> list[dict[str, Any]]:
     for place, rank in zip(places, ranks, strict=True):
         chosen = ranked.iloc[place]
         of_prompt = at_level[at_level["prompt"] == chosen["prompt"]].drop_duplicates("metric").set_index("metric")
-        answers = [answer(metric, of_prompt.loc[metric]) for metric in METRICS if metric in of_prompt.index]
+        answers = [answer(metric, of_prompt.loc[metric]) for metric in in_order(of_prompt.index)]
         sampled.append(
             {
                 "number": int(chosen["prompt"]),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sparseact.report.frames import Run, cells
-from sparseact.report.style import LABEL_FREE, UNITS, metric_style, percent, share
+from sparseact.report.style import UNITS, is_oracle, metric_style, percent, share
 
 HEADLINE_SPARSITY = 0.8  # the level of the paper's claim
 
@@ -49,9 +49,9 @@ def focus(run: Run) -> Focus:
     levels = rows.loc[rows["units"] == units, "sparsity"].unique()
     sparsity = float(min(levels, key=lambda level: (abs(level - HEADLINE_SPARSITY), -level)))
     at_level = cells(rows, units=units, sparsity=sparsity)
-    oracles = at_level[~at_level["metric"].isin(LABEL_FREE)].sort_values("agreement", ascending=False)
+    seen = at_level["metric"].map(is_oracle)
+    oracles, plain = at_level[seen].sort_values("agreement", ascending=False), at_level[~seen]
     corrected = oracles[oracles["metric"] == "corrected-gxo"]
-    plain = at_level[at_level["metric"].isin(LABEL_FREE)].sort_values("metric")  # magnitude, random
     milder = dict(zip(plan.get("sparsity") or [], plan.get("heads_sparsity") or [], strict=False))
     return Focus(
         units,

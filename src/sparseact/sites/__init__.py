@@ -1,8 +1,8 @@
 """Where the units of a model are, and how to read and change them while it runs."""
 
 from sparseact.models.families import Layout
-from sparseact.recipes.site import Site, UnitKind
-from sparseact.sites.find import LAYOUTS, UNITS, dissect, find_channels, find_sites, weight_bytes
+from sparseact.recipes.site import UNITS, Site, UnitKind
+from sparseact.sites.find import LAYOUTS, dissect, find_channels, find_sites, weight_bytes
 from sparseact.sites.hooks import capture, on_units, refuse_compiled, skip_logits
 
 __all__ = [

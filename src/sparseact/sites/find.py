@@ -16,17 +16,12 @@ from torch import nn
 
 from sparseact.errors import UnsupportedModelError, unknown_name
 from sparseact.models.families import BUILTIN, Layout, known_families
-from sparseact.recipes.site import Site, UnitKind
+from sparseact.recipes.site import UNITS, Site, UnitKind
 from sparseact.utils.registry import with_plugins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNITS: dict[str, tuple[UnitKind, ...]] = {
-    "mlp": ("mlp",),
-    "heads": ("heads",),
-    "both": ("mlp", "heads"),
-}
 LAYOUTS: list[Layout] = list(dict.fromkeys(family.layout for family in BUILTIN.values()))
 """The layouts of the built-in families."""
 

@@ -5,56 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparseact.recipes.selectors import keep_count
 from sparseact.sites import Site
 from sparseact.sweep.plan import Plan
 
+NONE = {"other": "", "layer": -1, "sparsity": float("nan")}
+
 
 def diagnose(
-    scores: Mapping[str, Mapping[Site, Tensor]], ranks: Mapping[str, Mapping[Site, Tensor]], plan: Plan
+    scores: Mapping[str, Mapping[Site, Tensor]], ranks: Mapping[Site, Tensor], plan: Plan
 ) -> Iterator[dict[str, Any]]:
     """Rows of diagnostics.parquet: `layer_share` by metric and layer, `overlap` by pair and level.
 
     Args:
-        scores, ranks: [T, units] by metric and site.
+        scores: [T, units] by metric and site.
+        ranks: [metrics, T, units] by site.
     """
-    sites = list(next(iter(scores.values())))
-    for kind in sorted({site.kind for site in sites}):
-        of_kind = [site for site in sites if site.kind == kind]
+    metrics = list(scores)
+    for kind in sorted({site.kind for site in ranks}):
+        sites = [site for site in ranks if site.kind == kind]
         for metric, by_site in scores.items():
-            mass = [float(by_site[site].abs().sum()) for site in of_kind]
-            for site, share in zip(of_kind, mass, strict=True):
-                yield _row("layer_share", kind, metric, layer=site.layer, value=share / (sum(mass) or 1.0))
+            mass = [float(by_site[site].abs().sum()) for site in sites]
+            for site, part in zip(sites, mass, strict=True):
+                share = {"layer": site.layer, "value": part / (sum(mass) or 1.0)}
+                yield {"quantity": "layer_share", "units": kind, "metric": metric, **NONE, **share}
         for level in plan.sparsity:
-            kept = {
-                metric: {site: by_site[site] < keep_count(site.units, level) for site in of_kind}
-                for metric, by_site in ranks.items()
-            }
-            for metric in kept:
-                for other in kept:
-                    both = sum(int((kept[metric][site] & kept[other][site]).sum()) for site in of_kind)
-                    total = sum(int(kept[metric][site].sum()) for site in of_kind)
-                    yield _row("overlap", kind, metric, other=other, sparsity=level, value=both / (total or 1))
-
-
-def _row(
-    quantity: str,
-    units: str,
-    metric: str,
-    *,
-    other: str = "",
-    layer: int = -1,
-    sparsity: float = float("nan"),
-    value: float,
-) -> dict[str, Any]:
-    return {
-        "quantity": quantity,
-        "units": units,
-        "metric": metric,
-        "other": other,
-        "layer": layer,
-        "sparsity": sparsity,
-        "value": value,
-    }
+            kept = [(ranks[site] < keep_count(site.units, level)).flatten(1).float() for site in sites]
+            both = torch.stack([on @ on.T for on in kept]).double().sum(dim=0).tolist()  # units kept by each pair
+            for row, metric in enumerate(metrics):
+                for column, other in enumerate(metrics):
+                    value = both[row][column] / (both[row][row] or 1)
+                    overlap = {"other": other, "sparsity": level, "value": value}
+                    yield {"quantity": "overlap", "units": kind, "metric": metric, **NONE, **overlap}

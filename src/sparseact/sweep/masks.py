@@ -21,16 +21,15 @@ class CellMasks:
     """
 
     def __init__(
-        self, ranks: Mapping[str, Mapping[Site, Tensor]], cells: Sequence[Cell], *, bug_compatible: bool
+        self, ranks: Mapping[Site, Tensor], metrics: Sequence[str], cells: Sequence[Cell], *, bug_compatible: bool
     ) -> None:
-        """ranks: rank of every unit, int32 [T, units], by metric and site."""
+        """ranks: rank of every unit, int32 [metrics, T, units], by site."""
         self.step: int | None = None
+        self.sites = list(ranks)
+        self._ranks = ranks
         self._cells = cells
         self._bug_compatible = bug_compatible
-        names = list(ranks)
-        self._metric = torch.tensor([names.index(cell.metric) for cell in cells])
-        self.sites = list(next(iter(ranks.values())))
-        self._ranks = {site: torch.stack([ranks[name][site] for name in names]) for site in self.sites}
+        self._metric = torch.tensor([metrics.index(cell.metric) for cell in cells])
         self._keep = {site: torch.tensor([self._count(cell, site) for cell in cells]) for site in self.sites}
 
     def _count(self, cell: Cell, site: Site) -> int:

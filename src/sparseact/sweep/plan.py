@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sparseact.attribution.methods.corrected_gxo import HeadsFormula
+from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, Correction, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
 from sparseact.attribution.registry import MetricOptions, make_metric
 from sparseact.errors import InputError, unknown_name
 from sparseact.recipes.selectors import keep_count
-from sparseact.sites import UNITS, Site, UnitKind
+from sparseact.recipes.site import UNITS, Site, UnitKind
 
 DEFAULT_METRICS = ("corrected-gxo", "gxo", "snip", "gradient", "magnitude", "random")
 DEFAULT_SPARSITY = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -46,7 +47,7 @@ class Plan:
     """Settings of a sweep; the same plan, model and prompts give the same sweep.csv.
 
     Attributes:
-        metrics: names in `scores.METRICS`.
+        metrics: names in `attribution.known_metrics`.
         units: any of "mlp", "heads", "both".
         sparsity: requested levels, 0 to 1.
         heads_sparsity: levels for heads, one per entry of `sparsity`; the same levels if None.
@@ -66,9 +67,9 @@ class Plan:
     units: tuple[str, ...] = ("mlp", "heads", "both")
     sparsity: tuple[float, ...] = DEFAULT_SPARSITY
     heads_sparsity: tuple[float, ...] | None = None
-    correction: float | Literal["auto"] = 0.5
-    heads_formula: HeadsFormula = "released"
-    ig_steps: int = 20
+    correction: Correction = CorrectedGxO.correction
+    heads_formula: HeadsFormula = CorrectedGxO.heads_formula
+    ig_steps: int = STEPS
     max_new_tokens: int = 16
     seed: int = 0
     chat: bool = True

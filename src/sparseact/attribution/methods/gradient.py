@@ -1,37 +1,16 @@
-"""Gradient: s = -mean(g) as published, or s = mean|g|."""
+"""Gradient: s = -mean_d(g), signed as published (Song et al. 2024, table 2 and released code)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from jaxtyping import Float
-from torch import Tensor
-
-from sparseact.attribution.base import Gradient
+from sparseact.attribution.base import Metric, Units, UnitScores
 
 
-@dataclass(frozen=True)
-class SignedGradient:
-    """s = -mean_d(g), signed as published (Song et al. 2024, table 2 and released code)."""
+class SignedGradient(Metric):
+    """How the loss falls as the unit's output grows."""
 
-    name: ClassVar[str] = "gradient"
-    reads: ClassVar[Gradient] = "own"
+    name, title = "gradient", "gradient"
+    reads = "own"
+    place = 60
+    colour, marker = "#B01010", "P"
 
-    def score(
-        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
-    ) -> Float[Tensor, "*batch units"]:
-        """Score [..., units] of gradients [..., units, size]; the output is not read."""
+    def score(self, x: Units, gradient: Units) -> UnitScores:
+        """-mean_d(g); the output is not read."""
         return -gradient.mean(dim=-1)
-
-
-@dataclass(frozen=True)
-class AbsoluteGradient:
-    """s = mean_d|g|: sensitivity to the unit, whichever way it moves."""
-
-    name: ClassVar[str] = "gradient-abs"
-    reads: ClassVar[Gradient] = "own"
-
-    def score(
-        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
-    ) -> Float[Tensor, "*batch units"]:
-        """Score [..., units] of gradients [..., units, size]; the output is not read."""
-        return gradient.abs().mean(dim=-1)

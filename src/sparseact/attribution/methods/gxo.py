@@ -1,23 +1,16 @@
-"""Gradient x output: s = -mean(g x), to first order the loss that switching the unit off adds."""
+"""Gradient x output: s = -mean_d(g x) (Song et al. 2024, eq. of S(F, X))."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from jaxtyping import Float
-from torch import Tensor
-
-from sparseact.attribution.base import Gradient
+from sparseact.attribution.base import Metric, Units, UnitScores
 
 
-@dataclass(frozen=True)
-class GxO:
-    """s = -mean_d(g x) (Song et al. 2024, eq. of S(F, X))."""
+class GxO(Metric):
+    """To first order the loss that switching the unit off adds."""
 
-    name: ClassVar[str] = "gxo"
-    reads: ClassVar[Gradient] = "own"
+    name, title = "gxo", "GxO"
+    reads = "own"
+    place = 20
+    colour, marker = "#E1AA90", "s"
 
-    def score(
-        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
-    ) -> Float[Tensor, "*batch units"]:
-        """Score [..., units] of outputs and gradients [..., units, size]."""
+    def score(self, x: Units, gradient: Units) -> UnitScores:
+        """-mean_d(g x)."""
         return -(gradient * x).mean(dim=-1)

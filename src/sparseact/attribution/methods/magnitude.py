@@ -1,23 +1,16 @@
-"""Magnitude: s = |x|, a head's s = ||x||_2. Needs no label."""
+"""Magnitude: s = ||x||_2, a neuron's |x| (Song et al. 2024, table 2). Needs no label."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from jaxtyping import Float
-from torch import Tensor
-
-from sparseact.attribution.base import Gradient
+from sparseact.attribution.base import Metric, Units, UnitScores
 
 
-@dataclass(frozen=True)
-class Magnitude:
-    """s = ||x||_2 (Song et al. 2024, table 2)."""
+class Magnitude(Metric):
+    """How large the unit's output is."""
 
-    name: ClassVar[str] = "magnitude"
-    reads: ClassVar[Gradient] = "none"
+    name, title = "magnitude", "magnitude"
+    reads = "none"
+    place = 80
+    colour, marker = "#0086E3", "o"
 
-    def score(
-        self, x: Float[Tensor, "*batch units size"], gradient: Float[Tensor, "*batch units size"]
-    ) -> Float[Tensor, "*batch units"]:
-        """Score [..., units] of outputs [..., units, size]; the gradient is not read."""
+    def score(self, x: Units, gradient: Units) -> UnitScores:
+        """||x||_2; the gradient is not read."""
         return x.norm(dim=-1)

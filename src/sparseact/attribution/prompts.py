@@ -1,78 +1,24 @@
-"""Scores of the units for the tokens that a model generates."""
+"""Scores of the units for the tokens that a model generates after prompts."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparseact.attribution.methods.corrected_gxo import HeadsFormula
-from sparseact.attribution.methods.integrated_gradients import path_gradients
+from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, Correction, HeadsFormula
+from sparseact.attribution.methods.integrated_gradients import STEPS
 from sparseact.attribution.one_pass import IGNORED, attribute_in_one_pass
+from sparseact.attribution.path import path_gradients
 from sparseact.attribution.registry import MetricOptions, make_metric, score_sites
+from sparseact.attribution.scores import Scores
 from sparseact.data import check_context, encode_prompt
 from sparseact.errors import InputError
 from sparseact.masked.decoding import decode_greedily, evaluation_mode, pad_left, prefill, stop_tokens
 from sparseact.sites import find_sites
-from sparseact.utils.files import write_atomically
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one prompt's generated tokens.
-
-    Attributes:
-        tokens: [T] ids of the label: the model's own dense greedy tokens, or those given.
-        prompt_tokens: [P] ids of the prompt.
-        values: `mlp.{layer}` [T, neurons] and `heads.{layer}` [T, heads].
-        meta: metric and options that made them.
-    """
-
-    tokens: Tensor
-    prompt_tokens: Tensor
-    values: dict[str, Tensor]
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Scores of one site, by name: `scores["mlp.0"]`."""
-        return self.values[name]
-
-    def save(self, folder: str | Path) -> None:
-        """Write scores.safetensors (tensors) and scores.json (metric, options) into `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {**self.values, "tokens": self.tokens, "prompt_tokens": self.prompt_tokens}
-        with write_atomically(folder / "scores.safetensors") as path:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-        with write_atomically(folder / "scores.json") as path:
-            path.write_text(json.dumps({"version": VERSION, **self.meta}, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Scores:
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: the folder holds no scores, or those of a newer version.
-        """
-        folder = Path(folder)
-        try:
-            meta = json.loads((folder / "scores.json").read_text())
-            values = load_file(folder / "scores.safetensors")
-            version, tokens, prompt = meta.pop("version"), values.pop("tokens"), values.pop("prompt_tokens")
-        except Exception as error:  # a damaged file raises what its reader likes
-            raise InputError(f"{folder}: no readable scores here ({error!r})") from error
-        if version != VERSION:
-            raise InputError(f"{folder}: scores of another version than {VERSION}; update sparseact")
-        return cls(tokens, prompt, values, meta)
 
 
 def attribute(
@@ -95,18 +41,19 @@ def attribute(
     return attribute_batch(model, tokenizer, [prompt], labels=None if label is None else [label], **options)[0]
 
 
+@torch.inference_mode(mode=False)
 def attribute_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    metric: str = "corrected-gxo",
+    metric: str = CorrectedGxO.name,
     units: str = "both",
     max_new_tokens: int = 32,
     labels: Sequence[Tensor] | None = None,
-    correction: float | Literal["auto"] = 0.5,
-    heads_formula: HeadsFormula = "released",
-    ig_steps: int = 20,
+    correction: Correction = CorrectedGxO.correction,
+    heads_formula: HeadsFormula = CorrectedGxO.heads_formula,
+    ig_steps: int = STEPS,
     seed: int = 0,
     chat: bool = True,
 ) -> list[Scores]:
@@ -117,7 +64,7 @@ def attribute_batch(
 
     Args:
         prompts: run as one left-padded batch.
-        metric: a name in `METRICS`.
+        metric: a name in `known_metrics`.
         units: "mlp", "heads" or "both".
         labels: [T_i] token ids to attribute instead of the greedy continuations.
         correction, heads_formula: see `CorrectedGxO`.
@@ -132,7 +79,7 @@ def attribute_batch(
     """
     scorer = make_metric(metric, MetricOptions(correction, heads_formula, seed))
     if scorer.reads == "path" and len(prompts) != 1:
-        raise InputError("metric 'ig' takes one prompt at a time")
+        raise InputError(f"metric {metric!r} takes one prompt at a time")
     for option, number in (("max_new_tokens", max_new_tokens), ("ig_steps", ig_steps)):
         if number < 1:
             raise InputError(f"{option}: {number} is not at least 1")

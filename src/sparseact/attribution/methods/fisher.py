@@ -1,0 +1,16 @@
+"""Fisher: s = mean_d(g x)^2 (Theis et al. 2018)."""
+
+from sparseact.attribution.base import Metric, Units, UnitScores
+
+
+class Fisher(Metric):
+    """The Fisher information of a unit's gate; it ranks as SNIP does."""
+
+    name, title = "fisher", "Fisher"
+    reads = "own"
+    place = 50
+    colour, marker = "#10BBE8", "v"
+
+    def score(self, x: Units, gradient: Units) -> UnitScores:
+        """mean_d(g x)^2."""
+        return (gradient * x).mean(dim=-1).square()

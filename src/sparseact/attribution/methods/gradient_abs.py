@@ -1,0 +1,16 @@
+"""Absolute gradient: s = mean_d|g|."""
+
+from sparseact.attribution.base import Metric, Units, UnitScores
+
+
+class AbsoluteGradient(Metric):
+    """Sensitivity to the unit, whichever way it moves."""
+
+    name, title = "gradient-abs", "|gradient|"
+    reads = "own"
+    place = 70
+    colour, marker = "#3A46F0", "X"
+
+    def score(self, x: Units, gradient: Units) -> UnitScores:
+        """mean_d|g|; the output is not read."""
+        return gradient.abs().mean(dim=-1)
