@@ -23,7 +23,7 @@ OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp
   llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16 onnxruntime-genai:q8_0 \
   openvino-genai:q8_0)
 
-.PHONY: help env demo test test-slow lint format wheel try-wheel bench bench-peers docs help-pages results clean
+.PHONY: help env demo test test-slow test-pythons lint format wheel try-wheel bench bench-peers docs pages results clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: env  ## run the whole default test suite
 
 test-slow: env  ## run the tests that take minutes
 	$(BIN)/pytest -m slow --timeout 1800
+
+test-pythons: env  ## run what needs no torch on each supported Python that is here
+	PYENV_VERSION="$$(pyenv versions --bare 2>/dev/null | paste -sd:)" $(BIN)/nox -s light
 
 lint: env  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -97,11 +100,13 @@ $(PEERS)/installed: benchmarks/peers.txt constraints.txt
 	test -z "$$failed" || { echo "not installed:$$failed; the others are" >&2; exit 1; }
 	@touch $@
 
-docs: env help-pages  ## build the documentation in docs/_build/html
+docs: env pages  ## build the documentation in docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-help-pages: $(STAMP)  ## write docs/help.md from the commands' --help
+pages: $(STAMP)  ## write what the documentation takes from the code: help pages, tables, the picture of the architecture
 	$(BIN)/python scripts/help_pages.py
+	$(BIN)/python scripts/docs_tables.py
+	$(BIN)/python scripts/architecture_picture.py
 
 results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
 	$(BIN)/sparseact fetch gemma3
@@ -110,4 +115,4 @@ results: env  ## measure the sweeps behind docs/results again, into runs/ (hours
 	$(BIN)/python benchmarks/song2024_tables.py
 
 clean:  ## remove what the targets made, except .venv
-	rm -rf $(DEMO) dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(DEMO) dist docs/_build docs/methods/*/ docs/reference .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

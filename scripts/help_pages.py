@@ -21,7 +21,7 @@ def help_page(command: str) -> str:
 
 def all_pages() -> str:
     """The text of docs/help.md."""
-    parts = ["<!-- written by scripts/help_pages.py (make help-pages); do not edit -->", "# Help pages"]
+    parts = ["<!-- written by scripts/help_pages.py (make pages); do not edit -->", "# Help pages"]
     for command in COMMANDS:
         title = f"sparseact {command}".strip()
         parts.append(f"## `{title} --help`\n\n```text\n{help_page(command)}\n```")

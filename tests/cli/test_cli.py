@@ -188,4 +188,4 @@ def test_the_help_pages_of_the_docs_are_current():
     spec = importlib.util.spec_from_file_location("help_pages", ROOT / "scripts" / "help_pages.py")
     help_pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(help_pages)
-    assert help_pages.PAGE.read_text(encoding="utf-8") == help_pages.all_pages(), "run: make help-pages"
+    assert help_pages.PAGE.read_text(encoding="utf-8") == help_pages.all_pages(), "run: make pages"

@@ -1,4 +1,4 @@
-"""Deja Vu: a low-rank predictor reads the MLP's input and says which neurons to read.
+"""Deja Vu: score = B A x + b, a low-rank guess from the MLP's input x; the highest neurons of each token are read.
 
 Liu et al. 2023, "Deja Vu: Contextual Sparsity for Efficient LLMs at Inference Time", arXiv 2310.17157:
 sigmoid(B A x), trained to tell which neurons are on. Theirs learns by gradient descent which neurons of a

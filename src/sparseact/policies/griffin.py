@@ -1,10 +1,10 @@
-"""GRIFFIN: the neurons that mattered most over the prompt are the only ones used to continue it; heads alike.
+"""GRIFFIN: score = || [ |h_ti| / ||h_t|| ]_t ||, over the prompt's tokens t; the highest neurons i continue it.
 
 Dong et al. 2024, "Prompt-prompted Adaptive Structured Pruning for Efficient LLM Generation",
-arXiv 2404.01365: score = || [ |h_ti| / ||h_t|| ]_t || of neuron i over the prompt's tokens t (`masked.apply.prompt_scores`).
-The paper leaves attention dense. With `heads` the same is asked of its heads: || [ ||z_ti|| / ||z_t|| ]_t ||, where
-z_ti is what head i puts out and z_t what all of them do; Deja Vu (Liu et al. 2023, arXiv 2310.17157) takes heads by
-the norm of their output too. Every text of a batch has its own neurons and heads.
+arXiv 2404.01365 (`masked.apply.prompt_scores`). The paper leaves attention dense. With `heads` the same is asked of its
+heads: || [ ||z_ti|| / ||z_t|| ]_t ||, where z_ti is what head i puts out and z_t what all of them do; Deja Vu (Liu et
+al. 2023, arXiv 2310.17157) takes heads by the norm of their output too. Every text of a batch has its own neurons and
+heads.
 """
 
 from __future__ import annotations
