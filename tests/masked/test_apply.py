@@ -281,7 +281,13 @@ def test_a_static_cache_is_as_good_as_a_dynamic_one(family, ids):
 
 @pytest.mark.parametrize(
     "policy",
-    [TEAL(0.4), WINA(0.4, rotate=True), LaRoSA(0.4), RSparse(0.4, alpha=0.7), SparseAct(0.4, Phases(dense_first=3))],
+    [
+        TEAL(0.4),
+        WINA(0.4, rotate=True),
+        LaRoSA(0.4),
+        RSparse(0.4, alpha=0.7),
+        SparseAct(0.4, phases=Phases(dense_first=3)),
+    ],
     ids=lambda policy: policy.name,
 )
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

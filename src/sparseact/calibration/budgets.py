@@ -5,7 +5,7 @@ Every budget returns one sparsity per site with sum(bytes * sparsity) = target *
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from sparseact.masked.selectors import quantiles
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.selectors import keep_count
 from sparseact.sites import Site
+
+Budget = Callable[[Sequence[Gate], Sample, float], dict[Site, float]]
+"""Sparsity by site from the gates, the calibration sample and the target."""
 
 LEVELS = torch.linspace(0, 1, 21)
 """Levels at which a site's loss is estimated; between them it is interpolated."""

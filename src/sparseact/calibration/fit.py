@@ -1,30 +1,24 @@
-"""What all policies share when they are calibrated: text to sample, sample to gates, gates to recipe."""
+"""The parts of a calibration: the text, what the gates themselves cost, and the selectors, fitted to scores."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-import sparseact
-from sparseact.calibration.policy import Budget, Policy
-from sparseact.calibration.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, Sample, cut_windows, take_sample
+from sparseact.calibration.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, cut_windows
 from sparseact.data import sketch_passages
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
 from sparseact.masked.decoding import evaluation_mode
-from sparseact.masked.recipe import fingerprint_of
 from sparseact.masked.selectors import fit
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.sites import Site, skip_logits
-from sparseact.utils.environment import installed_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,49 +89,12 @@ def observe_scores(
     return {site: torch.cat(parts) if parts else torch.zeros(0, site.units) for site, parts in found.items()}
 
 
-def calibrate_gates(
-    policy: Policy,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    sites: Sequence[Site],
-    make_gate: Callable[[Site, Sample], Gate],
-    budget: Budget,
-    *,
-    reads: Sequence[Site] = (),
-    gradient: bool = False,
-) -> Recipe:
-    """Calibrate a policy that is a gate per site and a budget: what every policy but a few is.
+def gross_sparsity(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:
+    """The share of the bytes to switch off so that `sparsity` is left when the gates have read their own.
 
-    Args:
-        make_gate: the gate of a site, its selector still to be fitted.
-        budget: sparsity by site; what the gates read themselves is added to its target.
-        reads: sites whose inputs the gates' scales are made of, beside `sites`.
-        gradient: the budget needs gradients.
+    Raises:
+        InputError: it is more than all.
     """
-    started = time.monotonic()
-    if not 0 <= policy.sparsity <= 1:
-        raise InputError(f"sparsity: {policy.sparsity} is not between 0 and 1")
-    calibration = read_text(model, tokenizer, text)
-    sample = take_sample(model, [*sites, *reads], calibration.windows, gradient=gradient)
-    gates = [make_gate(site, sample) for site in sites]
-    dense = dict.fromkeys(sites, 0.0)
-    levels = budget(gates, sample, _gross(gates, policy.sparsity, model.dtype.itemsize)) if policy.sparsity else dense
-    del sample  # the largest thing here; what the gates need of it is in them
-    fitted = fit_gates(model, gates, levels, calibration.windows, policy.phases)
-    meta = {
-        "calibration": calibration.meta,
-        "element_size": model.dtype.itemsize,
-        "options": asdict(policy),  # type: ignore[call-overload]
-        "levels": {site.module: round(level, 4) for site, level in levels.items()},
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": {"sparseact": sparseact.__version__, **installed_versions(("torch", "transformers"))},
-    }
-    return Recipe(policy.name, policy.sparsity, tuple(fitted), policy.phases, fingerprint_of(model, fitted), meta)
-
-
-def _gross(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:
-    """The share of the bytes to switch off so that `sparsity` is left when the gates have read their own."""
     gated = sum(gate.site.units * gate.site.unit_bytes for gate in gates)
     share = sum(gate.extra_bytes(element_size) for gate in gates) / gated
     if sparsity + share > 1 + 1e-9:

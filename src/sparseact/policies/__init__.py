@@ -1,7 +1,8 @@
 """Run-time rules: what runs without a label."""
 
+from sparseact.calibration.budgets import Budget
 from sparseact.calibration.own_text import write_text
-from sparseact.calibration.policy import Budget, Policy
+from sparseact.calibration.policy import Calibration, GatePolicy, Policy
 from sparseact.calibration.search import max_sparsity
 from sparseact.generation.stream import Generated
 from sparseact.generation.torch import generate_text
@@ -60,10 +61,12 @@ __all__ = [
     "TEAL",
     "WINA",
     "Budget",
+    "Calibration",
     "Countdown",
     "DejaVu",
     "FirstLook",
     "Gate",
+    "GatePolicy",
     "Generated",
     "Griffin",
     "LaRoSA",

@@ -1,33 +1,33 @@
 """CETT: score = |h_i| * ||W_down,i||, a threshold per layer such that every layer loses the same share.
 
 Luo et al. 2024, "Sparsing Law: Towards Large Language Models with Greater Activation Sparsity",
-arXiv 2411.02335: the cumulative error of tail truncation of a set D that is dropped is
-CETT = mean over tokens of ||W_down (h 1_D)|| / ||W_down h||. One value of it for all layers; here the
-value follows from the sparsity. The paper's PPL-p% is `max_sparsity` of this policy.
+arXiv 2411.02335: the cumulative error of tail truncation of a set D that is dropped is the mean over tokens of
+
+    ||W_down (h 1_D)|| / ||W_down h||
+
+One value of it for all layers; here the value follows from the sparsity. The paper's PPL-p% is `max_sparsity` of this
+policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sparseact.calibration.fit import calibrate_gates
 from sparseact.calibration.neurons import find_neurons
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.calibration.weights import column_norms, weight_of
 from sparseact.masked.selectors import quantile
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 LEVELS = torch.linspace(0, 1, 41, dtype=torch.float64)
 """Levels at which a layer's CETT is measured; between them it is interpolated."""
@@ -37,44 +37,38 @@ TOKENS = 128
 
 
 @dataclass(frozen=True)
-class CETT:
+class CETT(GatePolicy):
     """Threshold the neurons themselves, each weighed by its column of down.
 
-    They must be computed first, so only columns of down are saved: a ruler rather than a way to be fast.
+    They must be computed first, so only columns of down are saved: a ruler rather than a way to be fast. The recipe's
+    meta has the CETT that gives the sparsity on the text, as `cett`.
 
     Attributes:
         sparsity: share of the columns of down that is not read for a token.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "cett"
-    sparsity: float
-    phases: Phases = field(default_factory=Phases)
+    name = "cett"
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """The one CETT that gives the sparsity on the text, in the recipe's meta as `cett`."""
-        reached = 0.0
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By the neurons and the norms of the columns of down."""
+        sites = [part.skipping("down") for part in find_neurons(model)]
+        return [Gate(site, Threshold(0.0), scale=column_norms(model, site)) for site in sites]
 
-        def budget(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:
-            nonlocal reached
-            curves = [
-                cett_curve(weight_of(model, gate.site), sample.x[gate.site], gate.score(sample.x[gate.site]))
-                for gate in gates
-            ]
-            sizes = torch.tensor([gate.site.units * gate.site.unit_bytes for gate in gates], dtype=torch.float64)
-            levels, reached = equal_cett(torch.stack(curves), sizes, target)
-            return {gate.site: level for gate, level in zip(gates, levels.tolist(), strict=True)}
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """At sparsity 0 nothing is lost."""
+        calibration.notes["cett"] = 0.0
+        return gates
 
-        recipe = calibrate_gates(
-            self,
-            model,
-            tokenizer,
-            text,
-            [neurons.skipping("down") for neurons in find_neurons(model)],
-            lambda site, _: Gate(site, Threshold(0.0), scale=column_norms(model, site)),
-            budget,
-        )
-        return replace(recipe, meta=recipe.meta | {"cett": reached})
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """At the one CETT that gives the target."""
+        curves = [
+            cett_curve(weight_of(calibration.model, gate.site), h, gate.score(h))
+            for gate in gates
+            for h in [calibration.sample.x[gate.site]]
+        ]
+        sizes = torch.tensor([gate.site.units * gate.site.unit_bytes for gate in gates], dtype=torch.float64)
+        levels, calibration.notes["cett"] = equal_cett(torch.stack(curves), sizes, target)
+        return {gate.site: level for gate, level in zip(gates, levels.tolist(), strict=True)}
 
 
 def cett(weight: Tensor, h: Tensor, off: Tensor) -> float:

@@ -7,48 +7,43 @@ Sparsification", arXiv 2409.01366: |act(gate_i)| > sqrt(T / E[up_i^2]). Its atte
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
 from sparseact.calibration.neurons import find_neurons, read_signal, up_signal
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class CHESS:
+class CHESS(GatePolicy):
     """Threshold act(gate) of every MLP, weighed by how large up is on average; needs an up projection.
 
     Attributes:
         sparsity: share of the neurons, whose rows of up and columns of down are not read for a token.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "chess"
-    sparsity: float
-    phases: Phases = field(default_factory=Phases)
+    name = "chess"
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """RMS of up, then quantiles of the score, on the text."""
-        neurons = {part.skipping("up", "down"): part for part in find_neurons(model)}
-        up = {site: up_signal(model, part, self.name) for site, part in neurons.items()}
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By act(gate)."""
+        return [Gate(part.skipping("up", "down"), Threshold(0.0), part.gate) for part in find_neurons(model)]
 
-        def gate(site: Site, sample: Sample) -> Gate:
-            values = read_signal(model, up[site], sample.x[neurons[site].inputs])
-            return Gate(site, Threshold(0.0), neurons[site].gate, scale=root_mean_square(values))
+    def reads(self, model: PreTrainedModel) -> list[Site]:
+        """What up reads."""
+        return [part.inputs for part in find_neurons(model)]
 
-        reads = [part.inputs for part in neurons.values()]
-        return calibrate_gates(self, model, tokenizer, text, list(neurons), gate, uniform, reads=reads)
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """Weighed by the root mean square of up."""
+        model, x = calibration.model, calibration.sample.x
+        up = [read_signal(model, up_signal(model, part, self.name), x[part.inputs]) for part in find_neurons(model)]
+        return [replace(gate, scale=root_mean_square(values)) for gate, values in zip(gates, up, strict=True)]
 
 
 def root_mean_square(values: Tensor) -> Tensor:

@@ -7,44 +7,31 @@ here does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
 from sparseact.calibration.neurons import find_neurons, up_signal
+from sparseact.calibration.policy import GatePolicy
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Countdown:
+class Countdown(GatePolicy):
     """Threshold up of every MLP; needs an up projection.
 
     Attributes:
         sparsity: share of the neurons, whose rows of gate and columns of down are not read for a token.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "countdown"
-    sparsity: float
-    phases: Phases = field(default_factory=Phases)
+    name = "countdown"
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Quantiles of |up| on the text."""
-        neurons = find_neurons(model)
-        up = {part.skipping("gate", "down"): up_signal(model, part, self.name) for part in neurons}
-        return calibrate_gates(
-            self,
-            model,
-            tokenizer,
-            text,
-            list(up),
-            lambda site, _: Gate(site, Threshold(0.0), up[site]),
-            uniform,
-        )
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By up."""
+        return [
+            Gate(part.skipping("gate", "down"), Threshold(0.0), up_signal(model, part, self.name))
+            for part in find_neurons(model)
+        ]

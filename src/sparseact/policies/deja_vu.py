@@ -9,28 +9,24 @@ regression in closed form, and it reads its own layer's input, not the one of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
 from sparseact.calibration.neurons import find_neurons
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError, unknown_name
 from sparseact.masked.gate import predict
-from sparseact.masked.selectors import mask, topk_mask
+from sparseact.masked.selectors import topk_mask
 from sparseact.recipes.gate import Gate, Signal
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 TARGETS = ("activation", "attribution")
 RIDGE = 1.0
@@ -39,7 +35,7 @@ to, recall is best from .3 to 3, whatever the rank, the target, the sparsity and
 
 
 @dataclass(frozen=True)
-class DejaVu:
+class DejaVu(GatePolicy):
     """Keep the neurons of every MLP that a predictor ranks highest for the token.
 
     The recipe's meta has `recall`: the share of the neurons that the target ranks highest and the
@@ -51,54 +47,52 @@ class DejaVu:
         rank: of the predictor, as a share of the number of inputs. Its bytes are read for every token.
         target: what makes a neuron important: `activation`, |h_i| * ||W_down,i||; `attribution`,
             |g_i h_i| with the gradient of labels that the model draws itself.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "deja-vu"
-    sparsity: float
+    name = "deja-vu"
     rank: float = 0.125
     target: Literal["activation", "attribution"] = "activation"
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Fit the predictors on the text."""
+    @property
+    def needs_gradient(self) -> bool:
+        """For an attribution target."""
+        return self.target == "attribution"
+
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By a prediction; scores are positive, and the sigmoid keeps their order."""
         if self.target not in TARGETS:
             raise unknown_name("target: unknown target", self.target, TARGETS)
         if not 0 < self.rank <= 1:
             raise InputError(f"rank: {self.rank} is not above 0 and at most 1")
-        neurons = {part.site: part for part in find_neurons(model)}
+        return [
+            Gate(part.site, TopK(0.0), Signal("predicted", part.inputs.module, activation="sigmoid"))
+            for part in find_neurons(model)
+        ]
+
+    def reads(self, model: PreTrainedModel) -> list[Site]:
+        """What gate and up read."""
+        return [part.inputs for part in find_neurons(model)]
+
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """The predictors."""
         recall: dict[str, float] = {}
+        inputs = self.reads(calibration.model)
+        filled = [self._fit(gate, read, calibration, recall) for gate, read in zip(gates, inputs, strict=True)]
+        calibration.notes["recall"] = {"mean": sum(recall.values()) / len(recall), **recall}
+        return filled
 
-        def gate(site: Site, sample: Sample) -> Gate:
-            inputs = neurons[site].inputs
-            x, h = sample.x[inputs], sample.x[site]
-            importance = h * (sample.gradient[site] if self.target == "attribution" else column_norms(model, site))
-            rank = max(1, round(self.rank * inputs.units))
-            read = model.dtype.itemsize * (rank * (inputs.units + site.units) + site.units)
-            level = min(1.0, self.sparsity + read / (site.units * site.unit_bytes))  # net of the predictor
-            oracle = topk_mask(importance.abs(), level)
-            share = importance.abs() / importance.abs().mean(dim=1, keepdim=True).clamp(min=1e-12)
-            fit = len(x) * 3 // 4
-            signal = Signal("predicted", inputs.module, activation="sigmoid")  # scores are positive; it keeps the order
-            predictor = reduced_rank_regression(x[:fit], share[:fit], rank)
-            found = Gate(site, TopK(level), signal, predictor=predictor)
-            kept = mask(found.selector, found.score(predict(found, x[fit:])))
-            recall[site.name] = recall_of(kept, oracle[fit:])
-            return found
-
-        recipe = calibrate_gates(
-            self,
-            model,
-            tokenizer,
-            text,
-            list(neurons),
-            gate,
-            uniform,
-            reads=[part.inputs for part in neurons.values()],
-            gradient=self.target == "attribution",
-        )
-        mean = sum(recall.values()) / len(recall)
-        return replace(recipe, meta=recipe.meta | {"recall": {"mean": mean, **recall}})
+    def _fit(self, gate: Gate, inputs: Site, calibration: Calibration, recall: dict[str, float]) -> Gate:
+        sample, model, site = calibration.sample, calibration.model, gate.site
+        x, h = sample.x[inputs], sample.x[site]
+        importance = (h * (sample.gradient[site] if self.needs_gradient else column_norms(model, site))).abs()
+        share = importance / importance.mean(dim=1, keepdim=True).clamp(min=1e-12)
+        rank, fit = max(1, round(self.rank * inputs.units)), len(x) * 3 // 4
+        gate = replace(gate, predictor=reduced_rank_regression(x[:fit], share[:fit], rank))
+        read = gate.extra_bytes(model.dtype.itemsize)
+        level = min(1.0, self.sparsity + read / (site.units * site.unit_bytes))  # net of the predictor
+        kept, oracle = topk_mask(gate.score(predict(gate, x[fit:])), level), topk_mask(importance, level)[fit:]
+        recall[site.name] = recall_of(kept, oracle)
+        return gate
 
 
 def recall_of(kept: Tensor, oracle: Tensor) -> float:

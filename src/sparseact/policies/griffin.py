@@ -9,26 +9,25 @@ heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.budgets import uniform, whole_heads
-from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.budgets import whole_heads
 from sparseact.calibration.neurons import find_neurons
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.errors import InputError
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import TopK
-from sparseact.sites import find_sites
+from sparseact.sites import Site, find_sites
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Griffin:
+class Griffin(GatePolicy):
     """Keep, while decoding, the neurons of every MLP that the prompt used most. The prompt runs dense.
 
     Attributes:
@@ -40,20 +39,19 @@ class Griffin:
         phases: which tokens stay dense; several tokens at once always do.
     """
 
-    name: ClassVar[str] = "griffin"
-    sparsity: float
+    name = "griffin"
     heads: float = 0.0
-    phases: Phases = field(default_factory=lambda: Phases(prefill=False))
+    phases: Phases = field(default_factory=lambda: Phases(prefill=False), kw_only=True)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Nothing is fitted to the text: the prompt is the calibration."""
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By the prompt, which is the calibration: nothing is fitted to the text."""
         if not 0 <= self.heads <= 1:
             raise InputError(f"heads: {self.heads} is not between 0 and 1")
-        sites = [neurons.site for neurons in find_neurons(model)]
-        budget = uniform
-        if self.heads:
-            sites += find_sites(model, "heads")
-            budget = partial(whole_heads, heads=self.heads)
-        return calibrate_gates(
-            self, model, tokenizer, text, sites, lambda site, _: Gate(site, TopK(0.0), frozen=True), budget
-        )
+        sites = [part.site for part in find_neurons(model)] + (find_sites(model, "heads") if self.heads else [])
+        return [Gate(site, TopK(0.0), frozen=True) for site in sites]
+
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Heads in whole heads."""
+        if not self.heads:
+            return super().budget(gates, calibration, target)
+        return whole_heads(gates, calibration.sample, target, heads=self.heads)

@@ -6,26 +6,23 @@ arXiv 2507.01299.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sparseact.calibration.basis import pca_basis, shared_inputs
 from sparseact.calibration.budgets import type_split
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class LaRoSA:
+class LaRoSA(GatePolicy):
     """Rotate what enters q, k, v and what enters gate, up; plain |x| for the others.
 
     The rotations are read for every token and paid for: the columns are that much sparser, so that
@@ -34,25 +31,23 @@ class LaRoSA:
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token, rotations counted.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "larosa"
-    sparsity: float
-    phases: Phases = field(default_factory=Phases)
+    name = "larosa"
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Principal directions of the inputs on the text."""
-        sites = find_channels(model)
-        groups = {site: group for group in shared_inputs(model, sites) for site in group}
-        bases: dict[Site, Tensor] = {}
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x|, which is then rotated."""
+        return [Gate(site, TopK(0.0)) for site in find_channels(model)]
 
-        def gate(site: Site, sample: Sample) -> Gate:
-            if site not in groups:
-                return Gate(site, TopK(0.0))
-            first = groups[site][0]
-            if first not in bases:
-                bases[first] = pca_basis(sample.x[first])
-            return Gate(site, TopK(0.0), basis=bases[first], basis_shares=len(groups[site]))
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """The rotations, one for linears that read the same."""
+        rotated = {gate.site: gate for gate in gates}
+        for group in shared_inputs(calibration.model, list(rotated)):
+            basis = pca_basis(calibration.sample.x[group[0]])
+            for site in group:
+                rotated[site] = replace(rotated[site], basis=basis, basis_shares=len(group))
+        return list(rotated.values())
 
-        return calibrate_gates(self, model, tokenizer, text, sites, gate, type_split)
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Less for what is rotated, more for the others."""
+        return type_split(gates, calibration.sample, target)

@@ -7,25 +7,22 @@ between quality and what hardware can do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError
-from sparseact.recipes import selectors as select
+from sparseact.recipes import selectors
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class NOfM:
+class NOfM(GatePolicy):
     """Keep n of every m inputs of all linears.
 
     Attributes:
@@ -33,28 +30,23 @@ class NOfM:
             have a multiple of 1 / m: for what lies between, they take turns.
         m: inputs of a group; must divide the inputs of every linear.
         lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "n-of-m"
-    sparsity: float
+    name = "n-of-m"
     m: int = 16
     lm_head: bool = False
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Column norms of the weights; the text only says what is achieved."""
-        start = select.NOfM(self.m, self.m)
-
-        def gate(site: Site, _: Sample) -> Gate:
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x| and the norms of the columns; the text only says what is achieved."""
+        sites = find_channels(model, lm_head=self.lm_head)
+        for site in sites:
             if site.units % self.m:
                 raise InputError(f"m: {site.name} has {site.units} inputs, which are not a multiple of {self.m}")
-            return Gate(site, start, scale=column_norms(model, site))
+        return [Gate(site, selectors.NOfM(self.m, self.m), scale=column_norms(model, site)) for site in sites]
 
-        def in_turns(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:  # noqa: ARG001
-            return multiples(gates, target, self.m)
-
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model, lm_head=self.lm_head), gate, in_turns)
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Multiples of 1 / m."""
+        return multiples(gates, target, self.m)
 
 
 def multiples(gates: Sequence[Gate], target: float, m: int) -> dict[Site, float]:

@@ -1,34 +1,32 @@
 """R-Sparse: score = |x| * ||W_column||, a threshold per linear input, and a low-rank guess of the rest.
 
-Zhang et al. 2025, "R-Sparse: Rank-Aware Activation Sparsity", arXiv 2504.19449:
-y = W (x * m) + U_r S_r V_r^T (x * (1 - m)).
+Zhang et al. 2025, "R-Sparse: Rank-Aware Activation Sparsity", arXiv 2504.19449, with the mask m and the leading singular vectors of W:
+
+    y = W (x * m) + U_r S_r V_r^T (x * (1 - m))
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.calibration.weights import weight_of
 from sparseact.errors import InputError
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class RSparse:
+class RSparse(GatePolicy):
     """Read of every linear the share alpha of its budget as columns and the rest as low-rank factors.
 
     The paper searches an alpha for every linear; its recipe for Llama-3-8B has .96 on average. Unlike in the
@@ -38,30 +36,27 @@ class RSparse:
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token, factors counted.
         alpha: share of what is read that is columns; 1 is TEAL, as in the released code.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "r-sparse"
-    sparsity: float
+    name = "r-sparse"
     alpha: float = 0.95
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Quantiles of the scores on the text; the factors from the weights alone."""
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x| and the norms of the columns, with factors of the weights."""
         if not 0 <= self.alpha <= 1:
             raise InputError(f"r-sparse: alpha {self.alpha} is not between 0 and 1")
+        sites = find_channels(model)
+        if self.alpha == 1:
+            return [Gate(site, Threshold(0.0)) for site in sites]
+        return [self._gate(site, weight_of(model, site)) for site in sites]
 
-        def gate(site: Site, _: Sample) -> Gate:
-            if self.alpha == 1:
-                return Gate(site, Threshold(0.0))
-            weight = weight_of(model, site)
-            factors = low_rank(weight, rank_of(weight.shape, self.sparsity, self.alpha)) if self.sparsity else None
-            return Gate(site, Threshold(0.0), scale=weight.norm(dim=0), low_rank=factors)
+    def _gate(self, site: Site, weight: Tensor) -> Gate:
+        factors = low_rank(weight, rank_of(weight.shape, self.sparsity, self.alpha)) if self.sparsity else None
+        return Gate(site, Threshold(0.0), scale=weight.norm(dim=0), low_rank=factors)
 
-        def budget(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:  # noqa: ARG001
-            return columns(gates, self.sparsity, model.dtype.itemsize)
-
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model), gate, budget)
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Every linear keeps to the sparsity on its own."""
+        return columns(gates, self.sparsity, calibration.model.dtype.itemsize)
 
 
 def columns(gates: Sequence[Gate], sparsity: float, element_size: int) -> dict[Site, float]:

@@ -1,30 +1,30 @@
 """SCAP: score = |x - mode|, a threshold per linear input; what is off is worth its mode, not 0.
 
 Chua et al. 2024, "Post-Training Statistical Calibration for Higher Activation Sparsity",
-arXiv 2412.07174: y = W ((x - mode) * m) + W mode, the last term a bias that is computed once.
+arXiv 2412.07174, with the mask m:
+
+    y = W ((x - mode) * m) + W mode
+
+The last term is a bias that is computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.calibration.sample import Sample
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.errors import unknown_name
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
-from sparseact.sites import Site, find_channels
+from sparseact.sites import find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 CANDIDATES = 64
 """Quantiles of a channel among which the peak of its density is looked for."""
@@ -34,7 +34,7 @@ KERNEL_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class SCAP:
+class SCAP(GatePolicy):
     """Threshold how far each input is from its usual value, in every linear.
 
     The released code sets a value and a sparsity for each kind of linear by hand; here each channel has
@@ -44,25 +44,22 @@ class SCAP:
         sparsity: share of all linear weights of the blocks that is not read for a token.
         center: what a channel's usual value is.
         lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "scap"
-    sparsity: float
+    name = "scap"
     center: Literal["mode", "median"] = "mode"
     lm_head: bool = False
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """The usual value of each channel, then quantiles of the distance from it, on the text."""
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x|, less its usual value."""
         if self.center not in CENTERS:
             raise unknown_name("scap: unknown center", self.center, CENTERS)
+        return [Gate(site, Threshold(0.0)) for site in find_channels(model, lm_head=self.lm_head)]
+
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """The usual values."""
         center = CENTERS[self.center]
-
-        def gate(site: Site, sample: Sample) -> Gate:
-            return Gate(site, Threshold(0.0), shift=center(sample.x[site]))
-
-        return calibrate_gates(self, model, tokenizer, text, find_channels(model, lm_head=self.lm_head), gate, uniform)
+        return [replace(gate, shift=center(calibration.sample.x[gate.site])) for gate in gates]
 
 
 def mode(x: Tensor) -> Tensor:

@@ -7,45 +7,41 @@ where it costs least. What is dropped is worth its median, which costs a bias an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sparseact.calibration.budgets import least_loss
-from sparseact.calibration.fit import calibrate_gates
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
-from sparseact.sites import find_channels
+from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class SparseAct:
+class SparseAct(GatePolicy):
     """Threshold the inputs of all linears, each as far as the loss allows.
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
         lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "sparseact"
-    sparsity: float
+    name = "sparseact"
+    needs_gradient = True
     lm_head: bool = False
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Attribution and medians, then quantiles of |x - median|, on the text."""
-        return calibrate_gates(
-            self,
-            model,
-            tokenizer,
-            text,
-            find_channels(model, lm_head=self.lm_head),
-            lambda site, sample: Gate(site, Threshold(0.0), shift=sample.x[site].median(dim=0).values),
-            least_loss,
-            gradient=True,
-        )
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x|, less its median."""
+        return [Gate(site, Threshold(0.0)) for site in find_channels(model, lm_head=self.lm_head)]
+
+    def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
+        """The medians."""
+        return [replace(gate, shift=calibration.sample.x[gate.site].median(dim=0).values) for gate in gates]
+
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Where a byte costs least."""
+        return least_loss(gates, calibration.sample, target)

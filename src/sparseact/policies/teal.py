@@ -5,26 +5,22 @@ Liu et al. 2024, "Training-Free Activation Sparsity in Large Language Models", a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates, read_text
 from sparseact.calibration.greedy import greedy_in_blocks
-from sparseact.calibration.policy import Budget
+from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold
-from sparseact.sites import find_channels
+from sparseact.sites import Site, find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class TEAL:
+class TEAL(GatePolicy):
     """Threshold the inputs of all linears.
 
     Attributes:
@@ -32,19 +28,18 @@ class TEAL:
         greedy: spend each block's budget where the block's output changes least (algorithm 1) and not evenly:
             (sparsity / .01) * linears runs of each block on 256 tokens, minutes for a small model.
         lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "teal"
-    sparsity: float
+    name = "teal"
     greedy: bool = False
     lm_head: bool = False
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """Quantiles of |x| on the text."""
-        sites = find_channels(model, lm_head=self.lm_head)
-        budget: Budget = uniform
-        if self.greedy:
-            budget = partial(greedy_in_blocks, model, read_text(model, tokenizer, text).windows)
-        return calibrate_gates(self, model, tokenizer, text, sites, lambda site, _: Gate(site, Threshold(0.0)), budget)
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x|."""
+        return [Gate(site, Threshold(0.0)) for site in find_channels(model, lm_head=self.lm_head)]
+
+    def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
+        """Algorithm 1 if asked for."""
+        if not self.greedy:
+            return super().budget(gates, calibration, target)
+        return greedy_in_blocks(calibration.model, calibration.windows, gates, calibration.sample, target)

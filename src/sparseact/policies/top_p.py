@@ -6,38 +6,30 @@ arXiv 2509.00454.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.recipes import selectors as select
+from sparseact.calibration.policy import GatePolicy
+from sparseact.recipes import selectors
 from sparseact.recipes.gate import Gate
-from sparseact.recipes.phases import Phases
-from sparseact.recipes.recipe import Recipe
 from sparseact.sites import find_channels
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class TopP:
+class TopP(GatePolicy):
     """Keep a share of each token's |x| in every linear: tokens whose inputs are even read more.
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read, on average over tokens.
         lm_head: gate the head of the model too; `sparsity` is then a share of the weights of blocks and head.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "top-p"
-    sparsity: float
+    name = "top-p"
     lm_head: bool = False
-    phases: Phases = field(default_factory=Phases)
 
-    def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
-        """The share of |x| that gives the sparsity on the text, for each linear."""
-        sites = find_channels(model, lm_head=self.lm_head)
-        start = select.TopP(1.0)
-        return calibrate_gates(self, model, tokenizer, text, sites, lambda site, _: Gate(site, start), uniform)
+    def gates(self, model: PreTrainedModel) -> list[Gate]:
+        """By |x|."""
+        return [Gate(site, selectors.TopP(1.0)) for site in find_channels(model, lm_head=self.lm_head)]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
+from sparseact.engine.quant.layouts import width_of_row
 from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
@@ -64,17 +65,6 @@ def dot_rows(
             y[k + 2] = total(sums[2])
         if k + 3 < last:
             y[k + 3] = total(sums[3])
-
-
-@compiled
-def width_of_row(form: int, inputs: int) -> int:
-    """Bytes from one row to the next: its codes, scales and minimums."""
-    if form == F32:
-        return inputs * 4
-    if form == BF16:
-        return inputs * 2
-    scales = inputs // BLOCK * 2
-    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
 
 
 @inner

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.kernels.gemv_rows import width_of_row
 from sparseact.engine.quant.arena import (
     CODES,
     FORMAT,
@@ -15,7 +14,7 @@ from sparseact.engine.quant.arena import (
     PADDED_OUTPUTS,
     SCALES,
 )
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS, width_of_row
 from sparseact.engine.simd.jit import compiled, inner
 from sparseact.engine.simd.vectors import bf16_at, f16_at, f32_at
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8

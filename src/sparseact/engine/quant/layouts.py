@@ -10,7 +10,8 @@ rows     one row after another, its codes, then its scales and minimums: for lin
 
 from dataclasses import dataclass
 
-from sparseact.models.formats import BLOCK
+from sparseact.engine.simd.jit import compiled
+from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q8
 
 LAYOUTS = ("panels", "columns", "rows")
 """Names of the layouts; the number of a layout in the table of linears is its place here."""
@@ -49,6 +50,17 @@ def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # n
     if layout == "rows":
         codes, scales, mins = codes + scales + mins, 0, 0
     return Shape(rows, columns, codes, scales, mins)
+
+
+@compiled
+def width_of_row(form: int, inputs: int) -> int:
+    """Bytes from one row to the next in the layout `rows`: its codes, scales and minimums."""
+    if form == F32:
+        return inputs * 4
+    if form == BF16:
+        return inputs * 2
+    scales = inputs // BLOCK * 2
+    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
 
 
 def _up(n: int, unit: int) -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.kernels.gemv_rows import width_of_row
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, width_of_row
 from sparseact.engine.simd.bytes import (
     interleave_high_8,
     interleave_high_16,
