@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from sparseact.data.windows import cut_text
 from sparseact.errors import InputError
-from sparseact.evaluation import evaluate, windows
-from sparseact.evaluation.windows import cut_text
+from sparseact.evaluation import evaluate, logits
 from sparseact.masked.recipe import fingerprint_of
 from sparseact.policies import POLICIES, TEAL, Phases
 from sparseact.sites import find_channels
@@ -70,7 +70,7 @@ def test_a_large_vocabulary_is_read_in_pieces(model, recipe, monkeypatch):
     whole = evaluate(model, tiny_tokenizer(), TEXT, recipe=recipe, context=64, stride=20)
     sizes = []
     hook = model.lm_head.register_forward_hook(lambda *call: sizes.append(call[2].numel()))
-    monkeypatch.setattr(windows, "LOGITS_AT_ONCE", 64 * 10)
+    monkeypatch.setattr(logits, "LOGITS_AT_ONCE", 64 * 10)
     pieces = evaluate(model, tiny_tokenizer(), TEXT, recipe=recipe, context=64, stride=20)
     hook.remove()
     assert max(sizes) <= 64 * 10
@@ -90,12 +90,12 @@ def test_decoding_one_by_one_predicts_the_same(model, recipe):
 @pytest.mark.parametrize("stride", [1, 20, 63])
 def test_decoding_equals_one_pass_over_each_window(model, recipe, stride):
     """TEAL does not tell the phases apart, so that the predicted tokens alone decide."""
-    cut = cut_text(tiny_tokenizer(), TEXT[:150], context=64, stride=stride, phase="decode")
+    cut = cut_text(tiny_tokenizer(), TEXT[:150], context=64, stride=stride, decode=True)
     losses = []
     for window in cut:
         with recipe(model), torch.no_grad():
-            log = log_softmax(model(window.ids).logits[0].float(), dim=-1)
-        label = window.ids[0, window.first :]
+            log = log_softmax(model(torch.tensor([window.ids])).logits[0].float(), dim=-1)
+        label = torch.tensor(window.ids[window.first :])
         losses += (-log[window.first - 1 : -1].gather(-1, label[:, None])).flatten().tolist()
     found = evaluate(model, tiny_tokenizer(), TEXT[:150], recipe=recipe, context=64, stride=stride, phase="decode")
     assert found.tokens == len(losses)
@@ -155,30 +155,6 @@ def test_bytes_are_those_of_the_dtype_that_runs(recipe):
     saved = found.bytes_per_token_dense - found.bytes_per_token
     channels = sum(site.units * site.unit_bytes for site in find_channels(half))
     assert saved == pytest.approx(found.achieved * channels)
-
-
-def test_windows_predict_each_token_once():
-    tokenizer, text = tiny_tokenizer(), TEXT[:200]
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    for context, stride in ((64, 63), (64, 10), (30, 29), (300, 1)):
-        cut = cut_text(tokenizer, text, context=context, stride=stride, phase="prefill")
-        assert [token for window in cut for token in window.ids[0, window.first :].tolist()] == ids
-        assert all(window.ids.shape[1] <= context and window.ids[0, 0] == BOS for window in cut)
-
-
-def test_windows_without_a_bos_token():
-    tokenizer = tiny_tokenizer()
-    tokenizer.bos_token = None
-    ids = tokenizer(TEXT[:200], add_special_tokens=False).input_ids
-    cut = cut_text(tokenizer, TEXT[:200], context=64, stride=63, phase="prefill")
-    assert [token for window in cut for token in window.ids[0, window.first :].tolist()] == ids[1:]
-
-
-def test_limit_spreads_over_the_text():
-    tokenizer = tiny_tokenizer()
-    every = cut_text(tokenizer, TEXT, context=32, stride=31, phase="prefill")
-    some = cut_text(tokenizer, TEXT, context=32, stride=31, phase="prefill", limit=3)
-    assert [window.ids.tolist() for window in some] == [every[i].ids.tolist() for i in (0, (len(every) - 1) // 2, -1)]
 
 
 @pytest.mark.parametrize(

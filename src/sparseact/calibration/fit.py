@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from sparseact.calibration.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE, cut_windows
+from sparseact.calibration.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE
 from sparseact.data import sketch_passages
+from sparseact.data.windows import cut_whole
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
 from sparseact.masked.decoding import evaluation_mode
@@ -44,15 +45,14 @@ def read_text(
 ) -> CalibrationText:
     """About `tokens` tokens of a text, in windows of `context` (or the model's own) spread evenly over it."""
     context = min(context, model.config.max_position_embeddings)
-    windows = cut_windows(tokenizer, text, context=context, limit=max(1, tokens // context))
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    windows = cut_whole(tokenizer, text, context=context, limit=max(1, tokens // context))
     meta = {
-        "text_sha256": digest,
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "passages": sketch_passages(text),
-        "tokens": windows.tokens,
+        "tokens": len(windows) * (context - (tokenizer.bos_token_id is not None)),
         "context": context,
     }
-    return CalibrationText(windows.ids, meta)
+    return CalibrationText(torch.tensor(windows), meta)
 
 
 def fit_gates(

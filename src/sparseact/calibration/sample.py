@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparseact.errors import InputError
 from sparseact.masked.decoding import evaluation_mode
 from sparseact.sites import Site, capture, skip_logits
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 SINK_POSITIONS = 8
 """Positions at the start of a window that a sample leaves out: attention sinks, whose activations and
@@ -26,44 +25,6 @@ WINDOWS_AT_ONCE = 2
 
 VALUES_AT_MOST = 2**28
 """Values of a sample; of a larger model every n-th token is kept."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """A text cut into windows that start with the BOS token, if the tokenizer has one.
-
-    Attributes:
-        ids: [windows, tokens].
-        tokens: number of tokens of the text that are in them.
-    """
-
-    ids: Tensor
-    tokens: int
-
-
-def cut_windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, context: int = 256, limit: int | None = None
-) -> Windows:
-    """Cut a text into windows of `context` tokens; what does not fill a window is left out.
-
-    Args:
-        limit: use at most this many windows, spread evenly over the text.
-
-    Raises:
-        InputError: the text is shorter than one window.
-    """
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
-    bos = tokenizer.bos_token_id
-    own = context - (bos is not None)
-    count = len(ids) // own
-    if count == 0:
-        raise InputError(f"text: {len(ids)} tokens are fewer than one window of {own}; a longer text is needed")
-    rows = ids[: count * own].view(count, own)
-    if limit is not None and count > limit:
-        rows = rows[torch.linspace(0, count - 1, limit).long()]
-    if bos is not None:
-        rows = torch.cat([rows.new_full((len(rows), 1), bos), rows], dim=1)
-    return Windows(rows, len(rows) * own)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from sparseact.errors import InputError
+from sparseact.masked.density import Density
 from sparseact.models.quiet import first_line
+from sparseact.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from sparseact.masked.density import Density
-    from sparseact.policies import Recipe
 
 
 class SparseHFLM(HFLM):

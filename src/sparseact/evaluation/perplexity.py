@@ -16,15 +16,16 @@ from torch.nn.functional import log_softmax
 from tqdm import tqdm
 
 from sparseact.data import shared_passages
-from sparseact.evaluation.windows import Phase, check_sizes, cut_text, read_one_by_one, read_together
+from sparseact.data.windows import cut_text
+from sparseact.evaluation.logits import check_sizes, read_one_by_one, read_together
 from sparseact.masked.decoding import evaluation_mode
+from sparseact.masked.density import Density
+from sparseact.recipes.phases import Phase
+from sparseact.recipes.recipe import Recipe
 from sparseact.sites import weight_bytes
 
-if TYPE_CHECKING:  # a policy's search for a level uses this ruler, so at run time imports go the other way
+if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from sparseact.masked.density import Density
-    from sparseact.policies import Recipe
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def evaluate(
     """
     phase = phase or ("decode" if recipe is not None and _decodes_only(recipe) else "prefill")
     context, stride = check_sizes(model, context, stride, phase)
-    windows = cut_text(tokenizer, text, context=context, stride=stride, phase=phase, limit=limit)
+    windows = cut_text(tokenizer, text, context=context, stride=stride, decode=phase == "decode", limit=limit)
     dense_model = model if recipe is None else _twin(model)
     read = read_together if phase == "prefill" else read_one_by_one
     totals = torch.zeros(5, dtype=torch.float64)
@@ -124,7 +125,7 @@ def evaluate(
         for window in tqdm(windows, desc="eval", unit="window", disable=None if progress is None else not progress):
             all_dense = read_together(dense_model, window)
             all_sparse = read(model, window) if recipe is not None else repeat(None)
-            label = window.ids[0, window.first :].to(model.device)
+            label = torch.tensor(window.ids[window.first :], device=model.device)
             for dense, sparse in zip(all_dense, all_sparse, strict=False):
                 totals += _compare(dense if sparse is None else sparse, dense, label[: len(dense)])
                 label = label[len(dense) :]
