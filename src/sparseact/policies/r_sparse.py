@@ -1,6 +1,7 @@
 """R-Sparse: score = |x| * ||W_column||, a threshold per linear input, and a low-rank guess of the rest.
 
-Zhang et al. 2025, "R-Sparse: Rank-Aware Activation Sparsity", arXiv 2504.19449, with the mask m and the leading singular vectors of W:
+Zhang et al. 2025, "R-Sparse: Rank-Aware Activation Sparsity", arXiv 2504.19449, with the mask m and
+the leading singular vectors of W:
 
     y = W (x * m) + U_r S_r V_r^T (x * (1 - m))
 """
