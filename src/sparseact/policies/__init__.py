@@ -3,8 +3,6 @@
 from sparseact.calibration.own_text import write_text
 from sparseact.calibration.policy import Budget, Policy
 from sparseact.calibration.search import max_sparsity
-from sparseact.generation.stream import Generated
-from sparseact.generation.torch import generate_text
 from sparseact.policies.cats import CATS
 from sparseact.policies.cett import CETT
 from sparseact.policies.chess import CHESS
@@ -64,7 +62,6 @@ __all__ = [
     "DejaVu",
     "FirstLook",
     "Gate",
-    "Generated",
     "Griffin",
     "LaRoSA",
     "NOfM",
@@ -77,7 +74,6 @@ __all__ = [
     "StatisticalTopK",
     "TopKNeurons",
     "TopP",
-    "generate_text",
     "known_policies",
     "load_recipe",
     "make_policy",
