@@ -94,8 +94,21 @@ def answer(
         InputError: options that do not go together, no such model or recipe, or the prompt does not fit.
         MissingExtraError: torch is needed, and not installed.
     """
-    _check_modes(engine, sampling, recipe, screen=screen, lossless=lossless, against_dense=against_dense)
-    chosen, why = _choose(engine or ("cpu" if screen or lossless else None), dtype, device)
+    asked: EngineName | None = engine or ("cpu" if screen or lossless else None)
+    impossible = {
+        "screen: goes with `engine` cpu, temperature 0 and no repetition penalty only": screen
+        and (engine == "torch" or not sampling.greedy),
+        "lossless: needs `engine` cpu, not torch": lossless and engine == "torch",
+        "lossless: a recipe drafts the answer; give one with `recipe`": lossless and recipe is None,
+        LOSSLESS_IS_GREEDY: lossless and not sampling.greedy,
+        "against_dense: compares a recipe with the dense model; give one with `recipe`": against_dense
+        and recipe is None,
+        f"device: {device} does not go with `engine` cpu": asked == "cpu" and device not in {"auto", "cpu"},
+    }
+    for reason, found in impossible.items():
+        if found:
+            raise InputError(reason)
+    chosen, why = _choose(asked, dtype, device)
     if dtype is not None and dtype not in TYPES[chosen]:
         raise unknown_name(f"dtype: unknown type of weights for `engine` {chosen}", dtype, TYPES[chosen])
     runs: list[Run] = [(None if recipe is None else _load_recipe(recipe), on_text)]
@@ -108,43 +121,18 @@ def answer(
         try:
             return Answer("cpu", used, *_by_engine(ask, runs, model, options, say))
         except (UnsupportedModelError, UnsupportedRecipeError) as error:
-            if engine is not None or dtype is not None or screen or lossless:
+            if asked is not None or dtype is not None:
                 raise
             why = str(error)
-    for package in ("torch", "transformers"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "torch", why)
+    _need_torch(why)
     if why:
         say(f"torch computes, not the engine: {why}")
     used = dtype or TYPES["torch"][0]
     return Answer("torch", used, *_by_torch(ask, runs, model, used, device, threads))
 
 
-def _check_modes(
-    engine: EngineName | None,
-    sampling: Sampling,
-    recipe: str | Path | None,
-    *,
-    screen: bool,
-    lossless: bool,
-    against_dense: bool,
-) -> None:
-    if screen and (engine == "torch" or not sampling.greedy):
-        raise InputError("screen: goes with `engine` cpu, temperature 0 and no repetition penalty only")
-    if against_dense and recipe is None:
-        raise InputError("against_dense: compares a recipe with the dense model; give one with `recipe`")
-    if lossless and engine == "torch":
-        raise InputError("lossless: needs `engine` cpu, not torch")
-    if lossless and recipe is None:
-        raise InputError("lossless: a recipe drafts the answer; give one with `recipe`")
-    if lossless and not sampling.greedy:
-        raise InputError(LOSSLESS_IS_GREEDY)
-
-
 def _choose(engine: EngineName | None, dtype: str | None, device: str) -> tuple[EngineName, str]:
     """What computes, as far as it is known before the model is read; and why it is torch, if nobody asked for it."""
-    if engine == "cpu" and device not in {"auto", "cpu"}:
-        raise InputError(f"device: {device} does not go with `engine` cpu")
     if engine is not None:
         return engine, ""
     if device not in {"auto", "cpu"}:
@@ -152,6 +140,12 @@ def _choose(engine: EngineName | None, dtype: str | None, device: str) -> tuple[
     if dtype in TYPES["torch"]:
         return "torch", f"its types of weights are {', '.join(TYPES['cpu'])}, not {dtype}"
     return "cpu", ""
+
+
+def _need_torch(why: str) -> None:
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "torch", why)
 
 
 def _load_recipe(folder: str | Path) -> Recipe:
@@ -206,13 +200,11 @@ def _by_torch(
     from sparseact.generation.masked import masked
     from sparseact.masked.decoding import stop_tokens
 
-    before, written = torch.get_num_threads(), []
-    torch.set_num_threads(threads or before)
-    try:
-        language_model, tokenizer = load(model, device=device, dtype=dtype)
-        for recipe, on_text in runs:
-            with masked(language_model, recipe) as backend:
-                written.append(ask(backend, tokenizer, ends=stop_tokens(language_model), on_text=on_text))
-        return str(language_model.device), torch.get_num_threads(), written
-    finally:
-        torch.set_num_threads(before)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    language_model, tokenizer = load(model, device=device, dtype=dtype)
+    written = []
+    for recipe, on_text in runs:
+        with masked(language_model, recipe) as backend:
+            written.append(ask(backend, tokenizer, ends=stop_tokens(language_model), on_text=on_text))
+    return str(language_model.device), torch.get_num_threads(), written
