@@ -202,6 +202,27 @@ def test_without_torch_a_line_says_what_needs_it(place, torchs, capsys, monkeypa
         assert err.endswith("torch is not installed; it comes with: pip install 'sparseact[torch]'\n")
 
 
+IN_PYTHON = """
+import sparseact as sa
+tokenizer, ends = sa.models.load_tokenizer("model")
+with sa.Engine.from_model("model", recipe="r", dtype="f32", threads=1) as engine:
+    print(sa.generate(engine, tokenizer, "Why?", max_new_tokens=12, ends=ends).text)
+"""
+
+
+@pytest.mark.parametrize("recipe", [(), ("--recipe", "r"), IN_PYTHON])
+def test_the_engine_needs_neither_torch_nor_transformers(place, run, recipe):
+    """In a process of its own, which has both: nothing may import them."""
+    arguments = (*CPU, *recipe, "--model", "model")
+    command = IN_PYTHON if recipe == IN_PYTHON else f"from sparseact.cli import main; main({arguments})"
+    said = "import sys; sys.stderr.write(str({'torch', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command}\n{said}"], check=False, capture_output=True, text=True, cwd=place
+    )
+    assert done.stderr.endswith("set()"), done.stderr
+    assert done.stdout == run(*CPU, *(("--recipe", "r") if recipe == IN_PYTHON else recipe))[1]
+
+
 def test_ctrl_c_ends_the_answer(place):
     """In a process of its own, with a context and no end that would come first."""
     tiny_model("llama").save_pretrained(place / "long")
