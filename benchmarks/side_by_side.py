@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import sparseact as sa
-from sparseact.policies import generate_text
 
 PROMPTS = ("Why is the sky blue?", "Write a short story about a robot who learns to paint.")
 
@@ -26,7 +25,7 @@ def main() -> None:
     for prompt in PROMPTS:
         print(f"**{prompt}**\n")
         for recipe in [None, *recipes]:
-            written = generate_text(model, tokenizer, prompt, recipe=recipe, max_new_tokens=arguments.tokens)
+            written = sa.generate(model, tokenizer, prompt, recipe=recipe, max_new_tokens=arguments.tokens)
             name = f"`{recipe.policy}` {written.achieved:.0%}" if recipe else "dense"
             print(f"- {name}: {' '.join(written.text.split())}", flush=True)
         print()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sparseact.attribution import attribute as attribute
     from sparseact.engine.engine import Engine as Engine
     from sparseact.errors import InputError as InputError
+    from sparseact.evaluation import evaluate as evaluate
+    from sparseact.generation.generate import generate as generate
     from sparseact.models import load as load
     from sparseact.recipes.recipe import Recipe as Recipe
     from sparseact.recipes.recipe import load_recipe as load_recipe
@@ -24,6 +26,8 @@ _HOME_OF_NAME = {
     "Scores": "sparseact.attribution",
     "attribute": "sparseact.attribution",
     "Recipe": "sparseact.recipes.recipe",
+    "evaluate": "sparseact.evaluation",
+    "generate": "sparseact.generation.generate",
     "load": "sparseact.models",
     "load_recipe": "sparseact.recipes.recipe",
 }
@@ -47,7 +51,18 @@ _MODULES = {
     )
 } | {"select": "sparseact.masked.selectors"}
 
-__all__ = ["Engine", "InputError", "Recipe", "Scores", "__version__", "attribute", "load", "load_recipe"]
+__all__ = [
+    "Engine",
+    "InputError",
+    "Recipe",
+    "Scores",
+    "__version__",
+    "attribute",
+    "evaluate",
+    "generate",
+    "load",
+    "load_recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,11 +21,16 @@ class UnsupportedModelError(InputError):
     """A model in which no MLP neurons or attention heads could be found."""
 
 
+class UnsupportedRecipeError(InputError):
+    """A recipe of a policy that the engine does not run."""
+
+
 class MissingExtraError(InputError):
     """A part of sparseact was asked for whose optional dependencies are not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; it comes with: pip install 'sparseact[{extra}]'")
+    def __init__(self, package: str, extra: str, why: str = "") -> None:
+        because = f"{why}, and " if why else ""
+        super().__init__(f"{because}{package} is not installed; it comes with: pip install 'sparseact[{extra}]'")
         self.package = package
         self.extra = extra
 

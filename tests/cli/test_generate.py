@@ -9,11 +9,12 @@ import pytest
 
 from sparseact.cli import INTERRUPTED, USERS_MISTAKE, main
 from sparseact.data import builtin_questions
+from sparseact.generation import answer
 from sparseact.testing import tiny_model, tiny_tokenizer
 
-MODULE = sys.modules["sparseact.cli.generate"]  # whose name in the package is the command's
 GENERATE = ("generate", "--prompt", "Why?", "--max-new-tokens", "12", "--threads", "1")
-CPU = (*GENERATE, "--engine", "cpu", "--dtype", "f32")
+CPU = (*GENERATE, "--dtype", "f32")  # the engine by default
+TORCH = (*GENERATE, "--engine", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def place(tmp_path_factory):
 def run(place, capsys, monkeypatch):
     """Run one command in that folder, on its model: (status, standard output, standard error)."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr(MODULE, "_PATIENCE", 1e6)  # a busy machine says no more than an idle one
+    monkeypatch.setattr(answer, "PATIENCE", 1e6)  # a busy machine says no more than an idle one
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -45,13 +46,13 @@ def run(place, capsys, monkeypatch):
 @pytest.mark.parametrize("recipe", [(), ("--recipe", "r")])
 def test_the_engines_write_the_same(run, recipe):
     status, text, err = run(*CPU, *recipe)
-    assert (status, run(*GENERATE, *recipe)[:2]) == (0, (0, text))
+    assert (status, run(*TORCH, *recipe)[:2]) == (0, (0, text))
     assert len(text.strip()) > 5
     assert "12 tokens" in err
     assert "device cpu" in err
 
 
-@pytest.mark.parametrize("command", [GENERATE, CPU])
+@pytest.mark.parametrize("command", [TORCH, CPU])
 def test_json_has_the_keys_that_are_promised(run, command):
     status, out, _ = run(*command, "--recipe", "r", "--json")
     record = json.loads(out)
@@ -74,11 +75,16 @@ def test_every_type_of_the_engine(run, dtype):
 
 
 def test_q8_is_the_default_of_the_engine_and_float32_of_torch(run):
-    assert json.loads(run(*GENERATE, "--engine", "cpu", "--json")[1])["dtype"] == "q8"
-    assert json.loads(run(*GENERATE, "--json")[1])["dtype"] == "float32"
+    for arguments, used in [
+        ((), ("cpu", "q8")),
+        (("--engine", "cpu"), ("cpu", "q8")),
+        (TORCH[-2:], ("torch", "float32")),
+    ]:
+        record = json.loads(run(*GENERATE, *arguments, "--json")[1])
+        assert (record["engine"], record["dtype"]) == used
 
 
-@pytest.mark.parametrize("command", [GENERATE, CPU])
+@pytest.mark.parametrize("command", [TORCH, CPU])
 def test_statistics(run, command):
     _, text, err = run(*command, "--recipe", "r", "--stats", "--against-dense")
     names = [line.split()[0] for line in err.splitlines()]
@@ -104,13 +110,13 @@ def test_statistics_of_a_dense_run(run):
 
 
 def test_who_waits_for_the_compiler_is_told_so(run, monkeypatch):
-    monkeypatch.setattr(MODULE, "_PATIENCE", 0.0)
+    monkeypatch.setattr(answer, "PATIENCE", 0.0)
     status, _, err = run(*CPU)
     assert status == 0
     assert err.startswith("sparseact: preparing the engine; the first time on a machine, it is compiled")
 
 
-@pytest.mark.parametrize("command", [GENERATE, CPU])
+@pytest.mark.parametrize("command", [TORCH, CPU])
 def test_sampling_and_stop_strings(run, command):
     greedy = run(*command)[1]
     one, two = (run(*command, "--temperature", "1", "--seed", seed)[1] for seed in "12")
@@ -125,8 +131,11 @@ def test_sampling_and_stop_strings(run, command):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--engine", "cuda"], 'Invalid value "cuda" for --engine. Choose from: "torch", "cpu".'),
-        (["--dtype", "q8"], "--dtype: unknown type of weights for --engine torch 'q8'. Valid: float32,"),
+        (["--engine", "cuda"], 'Invalid value "cuda" for --engine. Choose from: "cpu", "torch".'),
+        (
+            ["--engine", "torch", "--dtype", "q8"],
+            "--dtype: unknown type of weights for --engine torch 'q8'. Valid: float32,",
+        ),
         (["--engine", "cpu", "--dtype", "float32"], "--engine cpu 'float32'. Did you mean f32? Valid: q8, q4, bf16,"),
         (["--engine", "cpu", "--device", "cuda"], "--device: cuda does not go with --engine cpu"),
         (["--engine", "cpu", "--stop", ""], "--stop: an empty string"),
@@ -135,8 +144,9 @@ def test_sampling_and_stop_strings(run, command):
         (["--engine", "cpu", "--max-new-tokens", "200"], "context of 128 tokens"),
         (["--engine", "cpu", "--recipe", "none"], "--recipe: none: no readable recipe.json here"),
         (["--against-dense"], "--against-dense: compares a recipe"),
-        (["--lossless"], "--lossless: needs --engine cpu, not torch"),
-        (["--engine", "cpu", "--lossless"], "--lossless: a recipe drafts the answer; give one with --recipe"),
+        (["--engine", "torch", "--lossless"], "--lossless: needs --engine cpu, not torch"),
+        (["--dtype", "q5"], "for --engine cpu 'q5'"),
+        (["--lossless"], "--lossless: a recipe drafts the answer; give one with --recipe"),
         (["--engine", "cpu", "--lossless", "--recipe", "r", "--temperature", "1"], "--lossless: takes the most likely"),
         (["--min-p", "2"], "--min-p: 2.0 is not between 0 and 1"),
     ],
@@ -146,6 +156,71 @@ def test_a_mistake_is_one_line_and_exit_2(run, arguments, said):
     assert (status, out) == (USERS_MISTAKE, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def torchs(place):
+    """A family and a recipe that the engine does not run."""
+    tiny_model("olmo2").save_pretrained(place / "olmo")
+    tiny_tokenizer().save_pretrained(place / "olmo")
+    arguments = ["--policy", "r-sparse", "--option", "alpha=0.5", "--sparsity", "0.5", "--text", str(place / "a.txt")]
+    assert main(["calibrate", *arguments, "--out", str(place / "low-rank"), "--model", str(place / "model")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "olmo"], "olmo2"),
+        (["--model", "model", "--recipe", "low-rank"], "the engine does not run r-sparse"),
+        (["--model", "model", "--dtype", "bfloat16"], "not bfloat16"),
+    ],
+)
+def test_torch_is_said_where_it_computes_instead(place, torchs, capsys, monkeypatch, arguments, reason):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(answer, "PATIENCE", 1e6)
+    assert main([*GENERATE, *arguments]) == 0
+    text, err = capsys.readouterr()
+    assert err.splitlines()[0].startswith("sparseact: torch computes, not the engine: ")
+    assert reason in err.splitlines()[0]
+    assert main([*TORCH, *arguments]) == 0
+    assert capsys.readouterr().out == text
+    assert main([*GENERATE, "--engine", "cpu", *arguments]) == USERS_MISTAKE
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_torch_a_line_says_what_needs_it(place, torchs, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(answer, "find_spec", lambda package: None)
+    for arguments, why in [
+        (["--model", "olmo"], "olmo2"),
+        (["--model", "model", "--engine", "torch"], "sparseact: torch"),
+    ]:
+        assert main([*GENERATE, *arguments]) == USERS_MISTAKE
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert why in err
+        assert err.endswith("torch is not installed; it comes with: pip install 'sparseact[torch]'\n")
+
+
+IN_PYTHON = """
+import sparseact as sa
+tokenizer, ends = sa.models.load_tokenizer("model")
+with sa.Engine.from_model("model", recipe="r", dtype="f32", threads=1) as engine:
+    print(sa.generate(engine, tokenizer, "Why?", max_new_tokens=12, ends=ends).text)
+"""
+
+
+@pytest.mark.parametrize("recipe", [(), ("--recipe", "r"), IN_PYTHON])
+def test_the_engine_needs_neither_torch_nor_transformers(place, run, recipe):
+    """In a process of its own, which has both: nothing may import them."""
+    arguments = (*CPU, *recipe, "--model", "model")
+    command = IN_PYTHON if recipe == IN_PYTHON else f"from sparseact.cli import main; main({arguments})"
+    said = "import sys; sys.stderr.write(str({'torch', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{command}\n{said}"], check=False, capture_output=True, text=True, cwd=place
+    )
+    assert done.stderr.endswith("set()"), done.stderr
+    assert done.stdout == run(*CPU, *(("--recipe", "r") if recipe == IN_PYTHON else recipe))[1]
 
 
 def test_ctrl_c_ends_the_answer(place):
@@ -176,7 +251,7 @@ def test_a_screened_head_is_in_the_statistics(run, tmp_path, monkeypatch):
     assert "of them: a screen, and the rows it lets through" in err
 
 
-@pytest.mark.parametrize("wrong", [GENERATE, (*CPU, "--temperature", "1"), (*CPU, "--repetition-penalty", "1.1")])
+@pytest.mark.parametrize("wrong", [TORCH, (*CPU, "--temperature", "1"), (*CPU, "--repetition-penalty", "1.1")])
 def test_a_screen_is_for_greedy_decoding_by_the_engine(run, wrong):
     status, _, err = run(*wrong, "--screen")
     assert status == USERS_MISTAKE

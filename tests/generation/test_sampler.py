@@ -16,7 +16,7 @@ from transformers.generation import (
 
 from sparseact.errors import InputError
 from sparseact.generation.sampler import Sampler, candidates, penalise
-from sparseact.generation.stream import Sampling
+from sparseact.generation.sampling import Sampling
 
 
 def probabilities(logits, sampling, seen=()):

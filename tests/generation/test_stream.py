@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparseact.errors import InputError
-from sparseact.generation.stream import Generated, Sampling, TextStream
+from sparseact.generation.generated import Generated
+from sparseact.generation.sampling import Sampling
+from sparseact.generation.stream import TextStream
 from sparseact.models import load_tokenizer
 from sparseact.testing import tiny_tokenizer
 
@@ -26,10 +28,10 @@ class Bytes:
         return bytes(tokens).decode(errors="replace")
 
 
-def stream(tokenizer, tokens, stop=()):
+def stream(tokenizer, tokens, stop=(), before=()):
     """(pieces, text, number of tokens that were taken)."""
     pieces = []
-    text = TextStream(tokenizer, stop, pieces.append)
+    text = TextStream(tokenizer, stop, pieces.append, before)
     taken = next((count for count, token in enumerate(tokens, start=1) if text.add(token)), len(tokens))
     return pieces, text.end(), taken
 
@@ -107,8 +109,12 @@ def test_a_leading_space_survives_where_the_tokenizer_strips_it_from_a_text():
 
     backend = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "c": 2}, unk_token="c"))
     backend.decoder = decoders.Metaspace()
-    pieces, text, _ = stream(PreTrainedTokenizerFast(tokenizer_object=backend), [0, 1, 2])
-    assert (pieces, text) == (["a", " b", "c"], "a bc")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert stream(tokenizer, [0, 1, 2])[:2] == (["a", " b", "c"], "a bc")
+    for before in ([2], [0], [1] * 20):
+        assert stream(tokenizer, [0, 1, 2], before=before)[:2] == ([" a", " b", "c"], " a bc")
+    assert stream(tokenizer, [2, 1], before=[2])[:2] == (["c", " b"], "c b")
+    assert stream(tokenizer, [0, 1], [" a"], before=[2])[:2] == ([], "")
 
 
 def test_tokens_without_text_do_not_hide_what_stands_before_them():

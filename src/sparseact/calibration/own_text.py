@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,15 +63,27 @@ def _answer(model: PreTrainedModel, prompts: list[Tensor], room: int) -> list[Te
     stop = stop_tokens(model)
     pad = min(stop, default=0)
     ids, mask = pad_left(prompts, pad)
-    answers = model.generate(
-        ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=min(ANSWER_TOKENS, room - ids.shape[1]),
-        pad_token_id=pad,
-    )[:, ids.shape[1] :].cpu()
+    with _only_ends(model, stop):
+        answers = model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=True,
+            top_k=0,
+            max_new_tokens=min(ANSWER_TOKENS, room - ids.shape[1]),
+            pad_token_id=pad,
+        )[:, ids.shape[1] :].cpu()
     stops = torch.tensor(sorted(stop))
     return [row[: int((~torch.isin(row, stops)).cumprod(dim=0).sum())] for row in answers]
+
+
+@contextmanager
+def _only_ends(model: PreTrainedModel, stop: frozenset[int]) -> Iterator[None]:
+    """Take all but the end tokens out of the model's generation config: beams, penalties, limits of time."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=sorted(stop) or None)
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -10,7 +10,7 @@ def fetch(model: str = "smollm2", *, force: Flag = False, shared: Shared = Share
         model: smollm2 or gemma3.
         force: Get them again although they are there.
     """
-    with shared.session():
+    with shared.session(with_torch=False):
         from sparseact.models import fetch as fetch_weights
 
         path = fetch_weights(model, force=force)

@@ -4,14 +4,25 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparseact.generation.stream import Generated
+    from sparseact.generation.answer import Answer
+    from sparseact.generation.generated import Generated
 
 PER_LINE = 10
 """Layers."""
 
 
-def statistics(written: "Generated", dense: "Generated | None") -> str:
+def summary(found: "Answer") -> str:
+    """A line for a reader."""
+    written = found.written
+    return (
+        f"{written.tokens} tokens, {written.bytes_per_token / 1e6:.1f} MB of weights each, "
+        f"{written.achieved:.1%} of those the recipe chooses among left out (device {found.device})\n"
+    )
+
+
+def statistics(found: "Answer") -> str:
     """Lines for a reader: of what was written, and of the dense answer if there is one."""
+    written, dense = found.written, found.dense
     lines = [
         f"prompt    {written.prompt_tokens} tokens in {written.prefill_seconds:.3f} s",
         f"answer    {_rate(written)}",

@@ -10,7 +10,7 @@ def models(*, shared: Shared = Shared()) -> str:
 
     Any Hugging Face hub id, folder or .gguf file can be given as --model too.
     """
-    with shared.session():
+    with shared.session(with_torch=False):
         from sparseact.models import builtin_models
 
         rows = builtin_models()

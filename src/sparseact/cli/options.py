@@ -94,9 +94,9 @@ class Shared:
     """Write one JSON object to standard output and nothing else."""
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """Set the threads; keep standard output for the answer, whatever a library prints meanwhile."""
-        if self.threads is not None:
+    def session(self, *, with_torch: bool = True) -> Iterator[None]:
+        """Set the threads of torch, if it is used; keep standard output for the answer, whatever a library prints."""
+        if with_torch and self.threads is not None:
             import torch
 
             torch.set_num_threads(self.threads)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,23 @@ class Usage:
         arena, numbers = self.model.arena, self.model.numbers
         gated = [name for name, i in numbers.items() if self._is_masked(i) or self._left_out(name)]
         return {name: arena.bytes_of(numbers[name]) for name in gated}
+
+    def achieved(self) -> float:
+        """Share of the gated weight bytes that were not read; 0 if none are gated."""
+        return 1 - self._density_by(lambda linear: "all").get("all", 1.0)
+
+    def density_by_layer(self) -> dict[str, float]:
+        """Share of the gated weight bytes that were read, by the layer's number or "head"."""
+        return self._density_by(lambda linear: linear.partition(".")[0] if "." in linear else "head")
+
+    def _density_by(self, group: Callable[[str], str]) -> dict[str, float]:
+        gated: dict[str, float] = defaultdict(float)
+        read: dict[str, float] = defaultdict(float)
+        density = self.density()
+        for linear, size in self.gated_bytes().items():
+            gated[group(linear)] += size
+            read[group(linear)] += size * density[linear]
+        return {name: read[name] / size for name, size in gated.items()}
 
     def _is_masked(self, i: int) -> bool:
         row = self.model.arena.table[i]

@@ -264,6 +264,14 @@ class Engine:
         """Bytes of each linear of whose inputs or rows the recipe switches some off, by canonical name."""
         return self._usage.gated_bytes()
 
+    def achieved(self) -> float:
+        """Share of those bytes that the tokens run one by one did not read; 0 without a recipe."""
+        return self._usage.achieved()
+
+    def density_by_layer(self) -> dict[str, float]:
+        """Share of those bytes that they read, by the layer's number or "head"; empty without a recipe."""
+        return self._usage.density_by_layer()
+
     def weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
         return int(self._model.arena.data.nbytes + self._model.vectors.nbytes)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.errors import InputError
-from sparseact.generation.stream import Sampling
+from sparseact.generation.sampling import Sampling
 from sparseact.models.formats import Floats
 
 Doubles = npt.NDArray[np.float64]
@@ -29,14 +29,23 @@ class Sampler:
             InputError: the highest logit is not a finite number, as damaged weights give.
         """
         logits = penalise(logits, seen, self._sampling.repetition_penalty)
-        if not np.isfinite(logits.max()):
-            raise InputError("the model's logits are not finite numbers; its weights may be damaged")
+        check_finite(logits)
         if not self._sampling.draws:
             return int(logits.argmax())
         tokens, scaled = candidates(logits, self._sampling)
         shares = np.cumsum(np.exp(scaled))
         drawn = np.searchsorted(shares, self._random.random() * shares[-1], side="right")
         return int(tokens[drawn])
+
+
+def check_finite(logits: Floats) -> None:
+    """Refuse logits of which the highest is not a finite number, as damaged weights give.
+
+    Raises:
+        InputError: says so.
+    """
+    if not np.isfinite(logits.max()):
+        raise InputError("the model's logits are not finite numbers; its weights may be damaged")
 
 
 def penalise(logits: Floats, seen: Sequence[int], penalty: float) -> Floats:

@@ -31,6 +31,11 @@ class Density:
         self.tokens: dict[tuple[str, str], int] = defaultdict(int)
         self.sparse: dict[tuple[str, str], int] = defaultdict(int)
 
+    def reset(self) -> None:
+        """Count anew."""
+        for counts in (self.off, self.tokens, self.sparse):
+            counts.clear()
+
     def count(self, gate: Gate, on: Tensor, clock: Clock) -> None:
         """Count a mask [batch, tokens, units]."""
         off = ~on & clock.real[..., None]
@@ -42,6 +47,17 @@ class Density:
     def share_off(self, gate: Gate, phase: str | None = None) -> float:
         """Share of one gate's units that were off, in a phase or over all tokens."""
         return self._per_token(self.off, gate, phase) / gate.site.units
+
+    def by_layer(self, phase: str | None = None) -> dict[str, float]:
+        """Share of the gated weight bytes that were read, by the layer's number or "head"."""
+        gated: dict[str, float] = defaultdict(float)
+        off: dict[str, float] = defaultdict(float)
+        for gate in self.gates:
+            layer = "head" if gate.site.is_head else str(gate.site.layer)
+            size = gate.site.units * gate.site.unit_bytes
+            gated[layer] += size
+            off[layer] += size * self.share_off(gate, phase)
+        return {layer: 1 - off[layer] / size for layer, size in gated.items()}
 
     def achieved(self, phase: str | None = None) -> float:
         """Share of the gated weight bytes that were not read, net of what the gates read themselves.

@@ -4,8 +4,6 @@ from sparseact.calibration.budgets import Budget
 from sparseact.calibration.own_text import write_text
 from sparseact.calibration.policy import Calibration, GatePolicy, Policy
 from sparseact.calibration.search import max_sparsity
-from sparseact.generation.stream import Generated
-from sparseact.generation.torch import generate_text
 from sparseact.policies.cats import CATS
 from sparseact.policies.cett import CETT
 from sparseact.policies.chess import CHESS
@@ -67,7 +65,6 @@ __all__ = [
     "FirstLook",
     "Gate",
     "GatePolicy",
-    "Generated",
     "Griffin",
     "LaRoSA",
     "NOfM",
@@ -80,7 +77,6 @@ __all__ = [
     "StatisticalTopK",
     "TopKNeurons",
     "TopP",
-    "generate_text",
     "known_policies",
     "load_recipe",
     "make_policy",

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparseact.engine.forward.gating import Gating
 from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
-from sparseact.errors import InputError
+from sparseact.errors import InputError, UnsupportedRecipeError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families import transformers_naming
 from sparseact.models.formats import Floats
@@ -42,7 +42,8 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
     """The gates of a recipe by the canonical name of their linear; those that never switch off are left out.
 
     Raises:
-        InputError: the recipe is of another model, or of a policy that the engine does not run.
+        InputError: the recipe is of another model.
+        UnsupportedRecipeError: it is of a policy that the engine does not run.
     """
     modules = _modules(weights.architecture)
     gatings: dict[str, Gating] = {}
@@ -86,7 +87,9 @@ def _gating(
     }
     for reason, found in reasons.items():
         if found:
-            raise InputError(f"recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}")
+            raise UnsupportedRecipeError(
+                f"recipe: the engine does not run {policy} ({reason}); it runs {', '.join(RUNS)}"
+            )
     assert choice is not None
     if choice == BY_GATE and not architecture.gated:
         choice = BY_INPUT  # act(gate) is what down reads

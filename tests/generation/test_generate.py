@@ -1,14 +1,16 @@
-"""Text from the engine: greedily that of transformers; seeds, stop strings, counts of what was read."""
+"""Text from the engine, and from torch the same: seeds, stop strings, ends, counts of what was read."""
 
 import pytest
 import torch
 
+from sparseact import generate
 from sparseact.data import prompt_ids
 from sparseact.engine.engine import Engine
 from sparseact.errors import InputError
-from sparseact.generation.cpu import generate
+from sparseact.generation.backend import Backend
+from sparseact.generation.generate import special_tokens
 from sparseact.models import load_tokenizer
-from sparseact.policies import CATS, TEAL, Phases, generate_text
+from sparseact.policies import CATS, TEAL, Phases
 from sparseact.testing import EOS, tiny_model, tiny_tokenizer
 
 PROMPT = "Why is it so?"
@@ -40,7 +42,7 @@ def test_greedy_text_is_that_of_transformers(seed, penalty):
     expected = model.generate(**prompt, **options)[0, prompt.input_ids.shape[1] :]
     with Engine.from_model(model, dtype="f32", threads=1) as engine:
         found = generate(engine, tokenizer, PROMPT, max_new_tokens=24, repetition_penalty=penalty)
-    assert found.text == tokenizer.decode(expected, skip_special_tokens=True)
+    assert found.text == " " + tokenizer.decode(expected, skip_special_tokens=True)  # which it puts between words
     assert (found.tokens, found.prompt_tokens) == (len(expected), prompt.input_ids.shape[1])
 
 
@@ -48,7 +50,7 @@ def test_the_two_engines_say_the_same_of_the_same_recipe(model):
     for policy in (TEAL(0.5), CATS(0.5), TEAL(0.5, phases=Phases(prefill=False))):
         recipe = policy.calibrate(model, tiny_tokenizer(), TEXT)
         options = {"max_new_tokens": 24, "stop": ["q"]}
-        theirs = generate_text(model, tiny_tokenizer(), PROMPT, recipe=recipe, **options)
+        theirs = generate(model, tiny_tokenizer(), PROMPT, recipe=recipe, **options)
         with Engine.from_model(model, recipe, dtype="f32", threads=1) as engine:
             ours = generate(engine, tiny_tokenizer(), PROMPT, **options)
         assert (ours.text, ours.tokens) == (theirs.text, theirs.tokens)
@@ -56,6 +58,52 @@ def test_the_two_engines_say_the_same_of_the_same_recipe(model):
         assert ours.achieved == pytest.approx(theirs.achieved, abs=0.02)
         assert ours.density == pytest.approx(theirs.density, abs=0.03)
         assert set(ours.density) == {"0", "1", "2"}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2"])
+def test_a_seed_draws_the_same_text_from_both(family):
+    model, tokenizer = tiny_model(family), tiny_tokenizer()
+    drawn = []
+    with Engine.from_model(model, dtype="f32", threads=1) as engine:
+        for seed, options in enumerate([{}, {"top_k": 9}, {"top_p": 0.8, "repetition_penalty": 1.3}, {"min_p": 0.1}]):
+            options |= {"temperature": 1.1, "seed": seed, "max_new_tokens": 40}
+            one, two = (generate(runs, tokenizer, PROMPT, **options) for runs in (model, engine))
+            assert (one.text, one.tokens) == (two.text, two.tokens)
+            drawn.append(one.text)
+    assert len(set(drawn)) == 4
+
+
+def test_an_engine_has_its_recipe_already(model, engine):
+    assert isinstance(engine, Backend)
+    recipe = TEAL(0.5).calibrate(model, tiny_tokenizer(), TEXT)
+    with pytest.raises(InputError, match="recipe: an engine has its own"):
+        on_engine(engine, recipe=recipe)
+
+
+def test_a_special_token_is_a_stop_string(model, engine):
+    """Of which the text shows nothing. The unknown token stands for others, and does not count."""
+    assert special_tokens(tiny_tokenizer(), ["</s>", "<pad>", "<unk>", "a", "ab", "@", "</s>a"]) == {EOS, 0, 3}
+    engine.reset()
+    engine.prefill(prompt_ids(tiny_tokenizer(), PROMPT))
+    answer = engine.greedy(24)
+    for runs in (model, engine):
+        tokenizer = tiny_tokenizer()
+        whole = generate(runs, tokenizer, PROMPT, max_new_tokens=24, ends=NEVER)
+        letter = tokenizer.decode(answer[6])
+        tokenizer.add_special_tokens({"additional_special_tokens": [letter]})
+        without = generate(runs, tokenizer, PROMPT, max_new_tokens=24, ends=NEVER)
+        assert (letter in without.text, without.tokens) == (False, 24)
+        found = generate(runs, tokenizer, PROMPT, max_new_tokens=24, ends=NEVER, stop=[letter])
+        assert found.text == whole.text[: whole.text.index(letter)].rstrip()
+        assert found.tokens == answer.index(answer[6]) + 1
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("nan")
+    with Engine.from_model(model, dtype="f32", threads=1) as engine, pytest.raises(InputError, match="not finite"):
+        on_engine(engine)
 
 
 def test_pieces_add_up(engine):
@@ -153,7 +201,7 @@ def test_the_real_model_answers_as_with_transformers(smollm2):
 
     model, tokenizer = smollm2
     prompt = "What is the capital of France?"
-    expected = generate_text(model, tokenizer, prompt, max_new_tokens=24)
+    expected = generate(model, tokenizer, prompt, max_new_tokens=24)
     alone, ends = load_tokenizer("smollm2")
     with Engine.from_model(weights_path("smollm2"), dtype="f32", threads=1) as engine:
         found = generate(engine, alone, prompt, max_new_tokens=24, ends=ends)
