@@ -6,6 +6,7 @@ A table stands between two comments, `<!-- table: NAME -->` and `<!-- end of tab
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from formulas import Line, first_line, latex
@@ -55,6 +56,22 @@ def policies() -> str:
     return _table(("policy", "units", "score", "rule", "source"), rows)
 
 
+def families() -> str:
+    """What each family's file says, and where its units are."""
+    from sparseact.models.families import BUILTIN
+
+    rows = []
+    for name, family in BUILTIN.items():
+        about = (import_module(f"sparseact.models.families.{name}").__doc__ or "").partition("\n")[0]
+        layout = family.layout
+        made_by = ", ".join(f"`{module}`" for module in layout.mlp_in)
+        places = (f"`{layout.mlp_out}`", made_by, f"`{layout.attention_out}`", f"`{layout.attention_in[0]}`")
+        runs = ("yes" if family.architecture else "no", "yes" if family.gguf else "no")
+        rows.append((f"`{name}`: {about.rstrip('.')}", *places, *runs))
+    head = ("family", "neurons are the input of", "made by", "heads are the input of", "queries from", "engine", "GGUF files of its own")
+    return _table(head, rows)
+
+
 def _units(policy: type) -> str:
     """What a policy looks for in a model."""
     names = vars(sys.modules[policy.__module__])
@@ -78,6 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_plain,
     "metrics-rendered": metrics_rendered,
     "policies": policies,
+    "families": families,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sparseact.data import builtin_questions
+from sparseact.models import families
 from sparseact.testing import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,13 @@ def test_run_the_engine(run, model):
 def test_add_a_policy(run, model):
     said = run("add_a_policy", "--model", model)
     assert "gated weight bytes not read" in said
+
+
+def test_add_a_family(run, monkeypatch):
+    monkeypatch.setattr(families, "BUILTIN", dict(families.BUILTIN))
+    said = run("add_a_family")
+    assert "mlp.0: 48 units, the input of model.layers.0.mlp.c_proj" in said
+    assert float(said.split()[-3]) < 1e-4
 
 
 def test_every_example_is_short_tested_and_documented():

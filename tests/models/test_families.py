@@ -191,9 +191,10 @@ def test_the_docs_have_a_row_for_every_layout():
     assert units == {(layout.mlp_out, layout.attention_out) for layout in LAYOUTS}
 
 
-# A family of another package: the one of the docs.
+# A family of another package: the one of the examples.
 
-PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
 IDS = np.random.default_rng(0).integers(0, 64, 20).tolist()
 TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
 
@@ -201,17 +202,17 @@ TEXT = "".join(random.Random(0).choices("abcdefghijklmnop ABCDEFG", k=2000))
 @pytest.fixture
 def other_package(monkeypatch, tmp_path):
     """A package on the path, and what adds its entry point."""
-    [block] = [part for part in PAGE.split("```python\n")[1:] if "FAMILY = " in part]
-    (tmp_path / "starcoder2_of_the_docs.py").write_text(block.partition("```")[0], encoding="utf-8")
+    example = (ROOT / "examples" / "add_a_family.py").read_text(encoding="utf-8")
+    (tmp_path / "starcoder2_of_the_examples.py").write_text(example, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     points = []
     monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
 
-    def publish(name="starcoder2", value="starcoder2_of_the_docs:FAMILY"):
+    def publish(name="starcoder2", value="starcoder2_of_the_examples:FAMILY"):
         points.append(EntryPoint(name, value, "sparseact.families"))
 
     yield publish
-    sys.modules.pop("starcoder2_of_the_docs", None)
+    sys.modules.pop("starcoder2_of_the_examples", None)
 
 
 def test_without_its_package_the_family_is_not_known(other_package):
@@ -277,7 +278,7 @@ def test_a_family_that_cannot_be_imported_is_one_line_where_it_is_wanted(other_p
 
 
 def test_what_is_no_family_is_one_line(other_package):
-    other_package("module", "starcoder2_of_the_docs:read")
+    other_package("module", "starcoder2_of_the_examples:read")
     with pytest.raises(InputError, match=r"module is a function, no sparseact\.models\.families\.base\.Family"):
         known_families()
     with pytest.raises(InputError, match="needs both `architecture` and `naming`"):
