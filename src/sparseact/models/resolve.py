@@ -10,7 +10,7 @@ from typing import Literal
 
 from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN
-from sparseact.models.fetching import cached_folder, fetch, gguf_path
+from sparseact.models.fetching import gguf_path
 from sparseact.models.hub import snapshot
 
 
@@ -41,10 +41,9 @@ class ModelFiles:
 
     @cached_property
     def unpacked(self) -> Path:
-        """As `weights`; of a built-in model the folder of its float32 weights, which transformers reads sooner."""
-        if self.kind == "builtin":
-            return cached_folder(self.name) or fetch(self.name)
-        return self.weights
+        """As `weights`; of a built-in model the folder that they were unpacked to, if they were: it is read sooner."""
+        folder = self.weights.parent
+        return folder if self.kind == "builtin" and (folder / "config.json").is_file() else self.weights
 
 
 def resolve(name: str | Path) -> ModelFiles:
