@@ -7,35 +7,29 @@ In a package, two lines of pyproject.toml make it a name for `sparseact calibrat
 """
 
 import argparse
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import sparseact as sa
-from sparseact.calibration.budgets import uniform
-from sparseact.calibration.fit import calibrate_gates
-from sparseact.policies import Gate, Phases, Recipe
+from sparseact.policies import Gate, GatePolicy
 from sparseact.recipes.selectors import TopK
 from sparseact.sites import find_channels
 from sparseact.testing import check_policy
 
 
 @dataclass(frozen=True)
-class LargestInputs:
+class LargestInputs(GatePolicy):
     """Keep the largest inputs of each token.
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
-        phases: which tokens stay dense.
     """
 
-    name: ClassVar[str] = "largest-inputs"
-    sparsity: float
-    phases: Phases = field(default_factory=Phases)
+    name = "largest-inputs"
 
-    def calibrate(self, model: Any, tokenizer: Any, text: str) -> Recipe:
-        """A gate for each linear: what it reads, and how many of it are kept; the budget sets the levels."""
-        sites = find_channels(model)
-        return calibrate_gates(self, model, tokenizer, text, sites, lambda site, _: Gate(site, TopK(0.0)), uniform)
+    def gates(self, model: Any) -> list[Gate]:
+        """A gate for each linear: what it reads, and how many of it are kept. The levels are the same everywhere."""
+        return [Gate(site, TopK(0.0)) for site in find_channels(model)]
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from sphinx.pycode import ModuleAnalyzer
 import sparseact
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"sparseact.errors", "sparseact.recipes.selectors", "sparseact.recipes.gate"}
+MODULES = {"sparseact.errors", "sparseact.masked.selectors", "sparseact.recipes.gate", "sparseact.recipes.selectors"}
 """Modules whose own names are public too."""
 
 

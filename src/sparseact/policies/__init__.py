@@ -1,4 +1,4 @@
-"""Run-time rules: what runs without a label."""
+"""Run-time rules, which need no label: one file each."""
 
 from sparseact.calibration.budgets import Budget
 from sparseact.calibration.own_text import write_text
@@ -14,7 +14,7 @@ from sparseact.policies.griffin import Griffin
 from sparseact.policies.larosa import LaRoSA
 from sparseact.policies.n_of_m import NOfM
 from sparseact.policies.r_sparse import RSparse
-from sparseact.policies.registry import known_policies, make_policy, read_options, summary
+from sparseact.policies.registry import POLICIES, known_policies, make_policy, read_options, summary
 from sparseact.policies.scap import SCAP
 from sparseact.policies.sparseact import SparseAct
 from sparseact.policies.statistical_top_k import StatisticalTopK
@@ -25,30 +25,6 @@ from sparseact.policies.wina import WINA
 from sparseact.recipes.gate import Gate, Signal
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe, load_recipe
-
-POLICIES = {
-    policy.name: policy
-    for policy in (
-        SparseAct,
-        TEAL,
-        WINA,
-        RSparse,
-        LaRoSA,
-        SCAP,
-        StatisticalTopK,
-        TopP,
-        NOfM,
-        CATS,
-        CHESS,
-        Countdown,
-        TopKNeurons,
-        CETT,
-        Griffin,
-        DejaVu,
-        FirstLook,
-    )
-}
-"""The built-in policies by name."""
 
 __all__ = [
     "CATS",

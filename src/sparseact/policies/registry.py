@@ -1,10 +1,12 @@
-"""Policies by name: the built-in ones, and those of other packages (entry point group `sparseact.policies`)."""
+"""Policies by name: a file of this folder each, and those of other packages (entry points of `sparseact.policies`)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 from sparseact.calibration.policy import Policy
@@ -12,6 +14,19 @@ from sparseact.errors import InputError, unknown_name
 from sparseact.utils.registry import with_plugins
 
 GROUP = "sparseact.policies"
+DEFAULT = "sparseact"
+
+
+def _of_file(name: str) -> type[Policy]:
+    """The one policy that stands in a file of this folder."""
+    module = import_module(f"sparseact.policies.{name}")
+    own = [thing for thing in vars(module).values() if getattr(thing, "__module__", "") == module.__name__]
+    return next(thing for thing in own if hasattr(thing, "calibrate"))
+
+
+_FILES = [_of_file(file.stem) for file in Path(__file__).parent.glob("[!_]*.py") if file != Path(__file__)]
+POLICIES = {policy.name: policy for policy in sorted(_FILES, key=lambda policy: (policy.name != DEFAULT, policy.name))}
+"""The built-in ones, the default first."""
 
 
 def known_policies() -> dict[str, type[Policy]]:
@@ -20,9 +35,7 @@ def known_policies() -> dict[str, type[Policy]]:
     Raises:
         InputError: a package's policy cannot be imported.
     """
-    from sparseact.policies import POLICIES  # it imports this module
-
-    return with_plugins(GROUP, cast("dict[str, type[Policy]]", POLICIES))
+    return with_plugins(GROUP, POLICIES)
 
 
 def summary(policy: type[Policy]) -> str:
