@@ -18,7 +18,7 @@ def main() -> None:
     options.add_argument("--max-new-tokens", type=int, default=32)
     asked = options.parse_args()
 
-    tokenizer, _ = sa.models.load_tokenizer(asked.model)
+    tokenizer, ends = sa.models.load_tokenizer(asked.model)
     recipe = sa.load_recipe(asked.recipe) if asked.recipe else None
     with sa.Engine.from_model(asked.model, recipe=recipe, dtype=asked.dtype) as engine:
         written = sa.generate(
@@ -26,6 +26,7 @@ def main() -> None:
             tokenizer,
             asked.prompt,
             max_new_tokens=asked.max_new_tokens,
+            ends=ends,
             on_text=lambda text: print(text, end=""),
         )
         print(f"\n{written.tokens} tokens; {engine.bytes_per_token() / 1e6:.1f} MB of weights read for each")
