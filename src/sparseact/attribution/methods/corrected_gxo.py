@@ -1,4 +1,4 @@
-"""Corrected GxO: s = -mean_d(g x) + c ||x||_2 ||g_layer||_2 (Song et al. 2024, theorem 3.3).
+"""Corrected GxO: s = -mean_d(g x) + c ||x||_2 ||g_layer||_2, the metric of the paper.
 
 The corrective term is the middle of the error bound of Theorem 3.3 (Cauchy-Schwarz); within a layer
 and token it is a magnitude prior. c = 0.5 as published; `auto` is a / sqrt(units), because a gradient's
@@ -22,7 +22,7 @@ HeadsFormula = Literal["released", "theorem"]
 
 @dataclass(frozen=True)
 class CorrectedGxO(Metric):
-    """GxO and the middle of its error bound.
+    """GxO and the middle of its error bound (Song et al. 2024, theorem 3.3).
 
     Attributes:
         correction: c, or "auto" for 6 / sqrt(neurons) and 1 / sqrt(heads).

@@ -1,10 +1,10 @@
-"""Fisher: s = mean_d(g x)^2 (Theis et al. 2018)."""
+"""Fisher: s = mean_d(g x)^2, which ranks as SNIP does."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class Fisher(Metric):
-    """The Fisher information of a unit's gate; it ranks as SNIP does."""
+    """The Fisher information of a unit's gate (Theis et al. 2018)."""
 
     name, title = "fisher", "Fisher"
     reads = "own"

@@ -1,10 +1,10 @@
-"""Gradient: s = -mean_d(g), signed as published (Song et al. 2024, table 2 and released code)."""
+"""Gradient: s = -mean_d(g), signed as published."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class SignedGradient(Metric):
-    """How the loss falls as the unit's output grows."""
+    """How the loss falls as the unit's output grows (Song et al. 2024, table 2 and released code)."""
 
     name, title = "gradient", "gradient"
     reads = "own"

@@ -1,10 +1,10 @@
-"""Absolute gradient: s = mean_d|g|."""
+"""Absolute gradient: s = mean_d |g|, sensitivity to the unit, whichever way it moves."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class AbsoluteGradient(Metric):
-    """Sensitivity to the unit, whichever way it moves."""
+    """What the signed gradient leaves out; from no paper."""
 
     name, title = "gradient-abs", "|gradient|"
     reads = "own"

@@ -1,10 +1,10 @@
-"""Gradient x output: s = -mean_d(g x) (Song et al. 2024, eq. of S(F, X))."""
+"""Gradient x output: s = -mean_d(g x), to first order the loss that switching the unit off adds."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class GxO(Metric):
-    """To first order the loss that switching the unit off adds."""
+    """The attribution of a unit (Song et al. 2024, eq. of S(F, X))."""
 
     name, title = "gxo", "GxO"
     reads = "own"

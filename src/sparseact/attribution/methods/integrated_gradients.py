@@ -1,4 +1,4 @@
-"""Integrated gradients: s = -mean_d(x g_path), g_path the mean gradient from 0 to x (Sundararajan et al. 2017, eq. 3).
+"""Integrated gradients: s = -mean_d(x * mean_k g(k/n x)), the path from 0 to the unit's output.
 
 The gradients come from attribution/path.py, by default as many as in Song et al. 2024. The sum over a layer's units
 telescopes to the loss that switching them all off adds.
@@ -10,7 +10,7 @@ STEPS = 20
 
 
 class IntegratedGradients(Metric):
-    """The loss that switching the unit off adds, along the path on which all of its layer go off together."""
+    """GxO along the path on which all units of a layer go off together (Sundararajan et al. 2017, eq. 3)."""
 
     name, title = "ig", "IG"
     reads = "path"
@@ -18,5 +18,5 @@ class IntegratedGradients(Metric):
     colour, marker = "#963F96", "D"
 
     def score(self, x: Units, gradient: Units) -> UnitScores:
-        """-mean_d(x g_path); `gradient` is g_path."""
+        """-mean_d(g x), `gradient` being the mean along the path."""
         return -(gradient * x).mean(dim=-1)

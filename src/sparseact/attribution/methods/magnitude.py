@@ -1,10 +1,10 @@
-"""Magnitude: s = ||x||_2, a neuron's |x| (Song et al. 2024, table 2). Needs no label."""
+"""Magnitude: s = ||x||_2, a neuron's |x|. Needs no label."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class Magnitude(Metric):
-    """How large the unit's output is."""
+    """How large the unit's output is (Song et al. 2024, table 2)."""
 
     name, title = "magnitude", "magnitude"
     reads = "none"

@@ -1,10 +1,10 @@
-"""SNIP: s = |mean_d(g x)| (Lee et al. 2019, eq. 4, per token)."""
+"""SNIP: s = |mean_d(g x)|, how far the loss moves, either way, when the unit is switched off."""
 
 from sparseact.attribution.base import Metric, Units, UnitScores
 
 
 class SNIP(Metric):
-    """How far the loss moves, either way, when the unit is switched off."""
+    """The connection sensitivity of a unit (Lee et al. 2019, eq. 4, per token)."""
 
     name, title = "snip", "SNIP"
     reads = "own"
