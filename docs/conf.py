@@ -36,7 +36,7 @@ napoleon_use_ivar = True
 
 def _keep_bars(_app, _what, _name, _object, _options, lines):
     """|x| is a magnitude in our docstrings, and no substitution."""
-    lines[:] = [line if line.startswith("        ") else line.replace("|", r"\|") for line in lines]
+    lines[:] = [line.replace("|", r"\|") for line in lines]
 
 
 def setup(app):

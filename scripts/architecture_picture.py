@@ -1,11 +1,10 @@
 """Draw docs/images/architecture.svg: the packages, and who imports whom, as measured.
 
-Which way is down says the import contract in pyproject.toml. A box stands a row below all that import it, to the left
-where most of its modules do without torch. Of all imports only those are drawn that no way over others implies; all of
-them are in the file as text, by which a test sees whether the picture is current.
+A box stands a row below all that import it, to the left where most of its modules do without torch. Of all imports only
+those are drawn that no way over others implies; all of them are in the file as text, by which a test sees whether the
+picture is current.
 """
 
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -21,15 +20,6 @@ HEAVY, LIGHT, INK, MUTED = "#f9cf9f", "#dcebf7", "#1b1f24", "#6b7580"
 WIDTH, HEIGHT, ROW, COLUMN, GAP = 1.5, 0.44, 0.95, 3.4, 0.25
 
 Edges = set[tuple[str, str]]
-
-
-def order() -> list[str]:
-    """Packages in the order of the import contract, the highest first."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = settings["tool"]["importlinter"]["contracts"]
-    rows = next(contract["layers"] for contract in contracts if "cli" in contract.get("layers", [""])[0])
-    names = [name.strip(" ()").removeprefix("sparseact.") for row in rows for name in row.replace("|", ":").split(":")]
-    return [name for name in names if "." not in name]
 
 
 @cache
@@ -70,15 +60,15 @@ def as_text() -> str:
 def draw() -> None:
     """Write the picture."""
     mpl.rcParams.update({"svg.hashsalt": "sparseact", "svg.fonttype": "none"})
-    names = order()
-    down = {
-        name: {end for begin, end in imports() if begin == name and end in names[place + 1 :]}
-        for place, name in enumerate(names)
-    }
+    below: dict[str, set[str]] = {name: set() for pair in imports() for name in pair}
+    for importer, imported in imports():
+        below[importer].add(imported)
+    names = sorted(below, key=lambda name: (-len(_reach(below, name)), name))  # nobody before one that imports it
+    down = {name: below[name] & {*names[place + 1 :]} for place, name in enumerate(names)}
     middle = _places(names, down)
     figure, axes = plt.subplots(figsize=(8.5, 8.5))
     for start, ends in down.items():
-        for end in sorted(ends - {below for other in ends for below in _reach(down, other)}):
+        for end in sorted(ends - {implied for other in ends for implied in _reach(down, other)}):
             _arrow(axes, middle[start], middle[end])
     for name, (x, y) in middle.items():
         _box(axes, name, x, y)
@@ -89,8 +79,13 @@ def draw() -> None:
     figure.savefig(PICTURE, bbox_inches="tight", metadata={"Date": None, "Description": as_text()})
 
 
-def _reach(down: dict[str, set[str]], start: str) -> set[str]:
-    return {found for end in down[start] for found in {end, *_reach(down, end)}}
+def _reach(below: dict[str, set[str]], start: str) -> set[str]:
+    found, ahead = set(), [start]
+    while ahead:
+        new = below[ahead.pop()] - found
+        found |= new
+        ahead += new
+    return found
 
 
 def _places(names: list[str], down: dict[str, set[str]]) -> dict[str, tuple[float, float]]:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from formulas import Line, first_line, latex
-from method_pages import methods, source
+from method_pages import methods
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,7 +39,7 @@ def _metrics(set_formula: Callable[[str], str]) -> str:
     for kind, name, metric in methods():
         if kind == "metrics":
             label = "no" if metric.reads == "none" else "yes: an oracle"
-            rows.append((f"`{name}`", set_formula(_score(metric)), label, _PASSES[metric.reads], source(metric)))
+            rows.append((f"`{name}`", set_formula(_score(metric)), label, _PASSES[metric.reads], _line(metric).source))
     return _table(("metric", "score", "needs the label", "passes per prompt", "source"), rows)
 
 
@@ -68,7 +68,15 @@ def families() -> str:
         places = (f"`{layout.mlp_out}`", made_by, f"`{layout.attention_out}`", f"`{layout.attention_in[0]}`")
         runs = ("yes" if family.architecture else "no", "yes" if family.gguf else "no")
         rows.append((f"`{name}`: {about.rstrip('.')}", *places, *runs))
-    head = ("family", "neurons are the input of", "made by", "heads are the input of", "queries from", "engine", "GGUF files of its own")
+    head = (
+        "family",
+        "neurons are the input of",
+        "made by",
+        "heads are the input of",
+        "queries from",
+        "engine",
+        "GGUF files of its own",
+    )
     return _table(head, rows)
 
 

@@ -1,14 +1,17 @@
 """The formulas of docstrings, which are written as plain text, and the same in LaTeX.
 
     CHESS: score = |act(gate)| * RMS(up), one threshold per layer, so one per channel of act(gate).
+    SNIP: s = |mean_d(g x)| (Lee et al. 2019, eq. 4, per token).
 
-has the title CHESS, the formula `score = |act(gate)| * RMS(up)`, and a rule that says what is done with the score.
+The first has the title CHESS, the formula `score = |act(gate)| * RMS(up)`, and a rule that says what is done with the
+score; the second a source.
 """
 
 import re
 from typing import NamedTuple
 
 _BEGIN = re.compile(r"\b(?:score|s) [=~] ")
+_SOURCE = re.compile(r" \(([A-Z]\w+ et al\. \d{4}.*)\)(?=\.)")
 _END = re.compile(r"[,;:.]?(?:\s|$)")
 _TOKENS = re.compile(r"sqrt\(|\|\||[A-Za-z]+|\d[\d.]*|_[\w,:]+|\^\w+|\s+|\S")
 _BARS = {"||": "Vert", "|": "vert"}
@@ -22,19 +25,22 @@ class Line(NamedTuple):
     title: str
     formula: str
     rule: str
+    source: str
 
 
 def first_line(docstring: str) -> Line:
-    """Title, formula and rule of a docstring; the formula may also stand further down.
+    """Title, formula, rule and source of a docstring; the formula may also stand further down.
 
     Args:
         docstring: of a method's file.
     """
     title, _, text = docstring.strip().partition("\n")[0].partition(": ")
+    cited = _SOURCE.search(text)
+    text = text.replace(cited[0], "") if cited else text
     formula = formula_of(text)
     before, _, after = text.partition(formula) if formula else (text, "", "")
-    rule = f"{before} {after.lstrip(',:; ')}".strip()
-    return Line(title, formula or formula_of(docstring), rule)
+    rule = f"{before} {after.lstrip(',:;. ')}".strip()
+    return Line(title, formula or formula_of(docstring), rule, cited[1] if cited else "")
 
 
 def formula_of(text: str) -> str:
@@ -46,8 +52,6 @@ def formula_of(text: str) -> str:
     while position < len(text) and text[position] != "\n":
         depth += (text[position] in "([") - (text[position] in ")]")
         if not depth and text[position] in ",;:." and _END.match(text, position):
-            break
-        if not depth and text.startswith(" (", position) and re.match(r" \([A-Z]\w+ et al", text[position:]):
             break
         position += 1
     return text[begin.start() : position].strip()

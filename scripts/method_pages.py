@@ -47,9 +47,10 @@ def page(kind: str, name: str, method: type) -> str:
     parts = [f"# {line.title}", _facts(kind, name, method)]
     if line.formula:
         parts.append(f"$$ {latex(line.formula)} $$")
-    parts += [_sentence(line.rule), *map(_paragraph, docstring.split("\n\n")[1:])]
-    if cited := source(method):
-        parts.append(f"Source: {cited}.")
+    about = inspect.cleandoc(method.__doc__ or "").partition("\n\nAttributes:")[0].partition("\n\nRaises:")[0]
+    parts += [*map(_sentence, filter(None, [line.rule])), *map(_paragraph, docstring.split("\n\n")[1:]), about]
+    if line.source:
+        parts.append(f"Source: {line.source}.")
     if options := _options(method):
         parts.append("## Options\n\n| option | default | meaning |\n|---|---|---|\n" + "\n".join(options))
     parts += ["## Use", f"```bash\n{_command(kind, name)}\n```"]
@@ -57,12 +58,6 @@ def page(kind: str, name: str, method: type) -> str:
     include = f"{{literalinclude}} ../../../{code}\n:language: python\n:pyobject: {method.__name__}"
     parts += ["## Code", f"`{code}`", f"```{include}\n```"]
     return "\n\n".join(parts) + "\n"
-
-
-def source(method: type) -> str:
-    """The source that the first line of a class's docstring ends with: `s = |x| (Somebody 2024, eq. 2).`"""
-    cited = re.search(r"\(([^()]*\b(?:19|20)\d\d\b.*)\)\.?$", (method.__doc__ or "").strip().partition("\n")[0])
-    return cited[1] if cited else ""
 
 
 def _facts(kind: str, name: str, method: Any) -> str:

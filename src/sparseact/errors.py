@@ -52,7 +52,7 @@ def unknown_name(option: str, found: str, valid: Iterable[str]) -> InputError:
         valid: the names that would have been right, in the order to list them.
 
     Returns:
-        `metrics: unknown metric 'gox'. Did you mean gxo? Valid: magnitude, gxo.`, to be raised.
+        To be raised, with a line such as "metrics: unknown metric 'gox'. Did you mean gxo? Valid: magnitude, gxo."
     """
     names = list(valid)
     head = option if "unknown" in option else f"{option}: unknown value"

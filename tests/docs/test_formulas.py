@@ -8,20 +8,22 @@ LATER = "First look: guess every neuron, finish some.\n\nOurs.\n\n    score = |x
 
 
 @pytest.mark.parametrize(
-    ("docstring", "title", "formula", "rule"),
+    ("docstring", "title", "formula", "rule", "source"),
     [
-        (CHESS, "CHESS", "score = |act(gate)| * RMS(up)", "one threshold per layer, so one per channel."),
-        (GXO, "Gradient x output", "s = -mean_d(g x)", "to first order the loss."),
-        (LATER, "First look", "score = |x| * ||W_down,i||", "guess every neuron, finish some."),
-        ("Random: s ~ U(0, 1), the control.", "Random", "s ~ U(0, 1)", "the control."),
-        ("SNIP: s = |mean(g x)|; Fisher: another.", "SNIP", "s = |mean(g x)|", "Fisher: another."),
-        ("Nothing to see", "Nothing to see", "", ""),
+        (CHESS, "CHESS", "score = |act(gate)| * RMS(up)", "one threshold per layer, so one per channel.", ""),
+        (GXO, "Gradient x output", "s = -mean_d(g x)", "to first order the loss.", ""),
+        (LATER, "First look", "score = |x| * ||W_down,i||", "guess every neuron, finish some.", ""),
+        ("Random: s ~ U(0, 1), the control.", "Random", "s ~ U(0, 1)", "the control.", ""),
+        ("SNIP: s = |mean(g x)|; or not.", "SNIP", "s = |mean(g x)|", "or not.", ""),
+        ("IG: s = x g, g a mean (Su et al. 2017, eq. 3).", "IG", "s = x g", "g a mean.", "Su et al. 2017, eq. 3"),
+        ("Size: s = |x| (Song et al. 2024). No label.", "Size", "s = |x|", "No label.", "Song et al. 2024"),
+        ("Nothing to see", "Nothing to see", "", "", ""),
     ],
 )
-def test_a_docstring_is_taken_apart(docstring, title, formula, rule):
+def test_a_docstring_is_taken_apart(docstring, title, formula, rule, source):
     from formulas import first_line
 
-    assert first_line(docstring) == (title, formula, rule)
+    assert first_line(docstring) == (title, formula, rule, source)
 
 
 @pytest.mark.parametrize(

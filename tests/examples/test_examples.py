@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sparseact import attribution
 from sparseact.data import builtin_questions
 from sparseact.models import families
 from sparseact.testing import tiny_model, tiny_tokenizer
@@ -66,6 +67,15 @@ def test_run_the_engine(run, model):
 def test_add_a_policy(run, model):
     said = run("add_a_policy", "--model", model)
     assert "gated weight bytes not read" in said
+
+
+def test_add_a_metric(run, model, monkeypatch):
+    monkeypatch.setattr(attribution, "METRICS", dict(attribution.METRICS))
+    monkeypatch.setattr(attribution.registry, "METRICS", attribution.METRICS)
+    attribution.registry.known_metrics.cache_clear()
+    said = run("add_a_metric", "--model", model, "--max-new-tokens", "4")
+    attribution.registry.known_metrics.cache_clear()
+    assert said.count("of the neurons that gxo keeps too") == 3
 
 
 def test_add_a_family(run, monkeypatch):
