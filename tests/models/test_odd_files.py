@@ -124,6 +124,18 @@ def test_a_folder(family, odd, tmp_path):
     check(tmp_path, sa.load(str(save(model, tmp_path)), device="cpu")[0], logits(model))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "llama"])
+def test_numbers_that_transformers_rounds_are_the_same_model(family, dtype, tmp_path):
+    model = build(family)
+    loaded = [sa.load(str(save(model, tmp_path)), device="cpu", dtype=dtype)[0]]
+    write_gguf(tmp_path / "odd.gguf", model, family, "F32")
+    loaded.append(load_gguf(tmp_path / "odd.gguf", dtype))
+    for other in loaded:
+        for name, value in other.named_parameters():
+            torch.testing.assert_close(value, model.get_parameter(name).to(dtype))
+
+
 @pytest.mark.parametrize(("family", "odd"), IN_GGUF)
 def test_a_gguf_file(family, odd, tmp_path):
     model = build(family, **ODD[odd][1])

@@ -6,7 +6,7 @@ import pytest
 
 from sparseact.errors import InputError
 from sparseact.masked.decoding import stop_tokens
-from sparseact.models import gguf_path, load, load_tokenizer, weights_path
+from sparseact.models import describe_model, gguf_path, load, load_tokenizer, weights_path
 from sparseact.testing import EOS, tiny_model, tiny_tokenizer
 
 TEXT = "In 1984,  37 of 2001 \n\n 12a."
@@ -89,3 +89,5 @@ def test_a_model_of_the_hub_comes_from_the_hubs_cache_without_a_network(folder, 
     folder.rename(copy / "snapshots" / ("0" * 40))
     assert (weights_path("someone/tiny") / "model.safetensors").is_file()
     assert load_tokenizer("someone/tiny")[1] == {EOS}
+    model, _ = load("someone/tiny", device="cpu")
+    assert describe_model("someone/tiny", model)["source"] == "hub:someone/tiny@" + "0" * 40

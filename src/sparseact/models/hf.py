@@ -1,14 +1,13 @@
 """Reading a folder in the format of transformers by transformers, and comparing it with what our readers make of it."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sparseact.errors import InputError, MissingExtraError
 from sparseact.models.quiet import first_line, quiet
 from sparseact.models.tensor_names import is_harmless
-from sparseact.models.weights import Weights, open_weights
+from sparseact.models.weights import Weights, floats, open_weights
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +33,7 @@ def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     except InputError:  # a family or a format that the engine refuses, in one line; then there is one reader
         return model, tokenizer
     check_same(ours, model, str(folder))
+    _check_rows(ours, model, str(folder))
     return model, tokenizer
 
 
@@ -112,25 +112,35 @@ def check_whole(place: str, loaded: dict[str, Any]) -> None:
 def check_same(ours: Weights, model: Any, place: str) -> None:
     """Refuse a model that is not the one that our readers make of the same files.
 
-    Compared are all that an `Architecture` says, rotary frequencies and the head among it, which tensors there are,
-    and the first row of each.
+    Compared are all that an `Architecture` says, rotary frequencies and the head among it, and which tensors there are.
 
     Raises:
         InputError: the first difference.
     """
     theirs = open_weights(model)
-    differing = [name for name, value in vars(ours.architecture).items() if getattr(theirs.architecture, name) != value]
+    fields = [field.name for field in dataclasses.fields(ours.architecture)]
+    differing = [name for name in fields if getattr(ours.architecture, name) != getattr(theirs.architecture, name)]
     zeros = {name for name in theirs.names if name not in ours and not theirs.floats(name).any()}
-    differing += sorted(({*theirs.names} - zeros) ^ {*ours.names})
+    _refuse(differing or sorted(({*theirs.names} - zeros) ^ {*ours.names}), place)
+
+
+def _check_rows(ours: Weights, model: Any, place: str) -> None:
+    """Refuse a model of which a tensor does not begin as in the folder."""
     import torch
 
-    dtype = next(model.parameters()).dtype
-    for name in ours.names:
-        if ours.places[name].transposed or name not in theirs or differing:
-            continue  # a row of a transposed tensor is a number of each row in the file
-        row = torch.from_numpy(ours.floats(name, 0, 1)).to(dtype).float().numpy()
-        if not np.array_equal(row, theirs.floats(name, 0, 1), equal_nan=True):
-            differing.append(name)
+    theirs, parameters = open_weights(model), dict(model.named_parameters(remove_duplicate=False))
+    for name, held in theirs.places.items():
+        stored = ours.places[name]
+        row = 0 if held.transposed else held.first
+        read = torch.from_numpy(floats(ours.source.read(stored.name, row, row + 1)))
+        same = torch.equal(
+            torch.nan_to_num(read.to(parameters[held.name].dtype)),
+            torch.nan_to_num(parameters[held.name][row : row + 1].detach().cpu()),
+        )
+        _refuse([] if same else [name], place)
+
+
+def _refuse(differing: list[str], place: str) -> None:
     if differing:
         raise InputError(
             f"model: {place}: transformers reads another model from these files than the engine: they differ in "
