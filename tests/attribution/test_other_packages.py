@@ -41,6 +41,17 @@ class Peak(Metric):
 
     def score(self, x, gradient):
         return x.abs().amax(dim=-1)
+
+
+class Unsaid(Metric):
+    name = "unsaid"
+
+    def score(self, x, gradient):
+        return x
+
+
+class Unscored(Metric):
+    name, reads = "unscored", "own"
 '''
 
 
@@ -117,11 +128,14 @@ def test_an_entry_point_cannot_replace_a_built_in_metric(other_packages):
     ("value", "said"),
     [
         ("no_such_package:Fragile", r"metrics: fragile \(no_such_package:Fragile\) cannot be imported"),
-        ("math:sqrt", r"metrics: fragile: .* is no subclass of sparseact\.attribution\.Metric"),
-        ("fractions:Fraction", r"metrics: fragile: .* is no subclass of sparseact\.attribution\.Metric"),
+        ("math:sqrt", r"metrics: fragile: .* is no subclass of attribution\.Metric"),
+        ("fractions:Fraction", r"metrics: fragile: .* is no subclass of attribution\.Metric"),
+        ("fragile_metrics:Unscored", r"metrics: fragile: .*Unscored'> is no subclass of .* with a `score`"),
+        ("fragile_metrics:Unsaid", r"metrics: fragile: `reads` of .*Unsaid'> is none of none, own, path"),
     ],
 )
-def test_what_is_no_metric_is_refused_in_one_line(other_packages, value, said):
+def test_what_is_no_metric_is_refused_in_one_line(two_metrics, other_packages, value, said):
+    other_packages.clear()
     other_packages.append(EntryPoint("fragile", value, "sparseact.metrics"))
     with pytest.raises(InputError, match=said) as caught:
         make_metric("gxo")

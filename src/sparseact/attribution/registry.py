@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from inspect import signature
+from inspect import isabstract, signature
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from sparseact.attribution import methods
-from sparseact.attribution.base import Metric
+from sparseact.attribution.base import Gradient, Metric
 from sparseact.attribution.methods.corrected_gxo import CorrectedGxO, Correction, HeadsFormula
 from sparseact.errors import InputError, unknown_name
 from sparseact.utils.registry import with_plugins
@@ -56,8 +56,10 @@ def known_metrics() -> dict[str, type[Metric]]:
     """
     known = with_plugins(GROUP, METRICS)
     for name, metric in known.items():
-        if not (isinstance(metric, type) and issubclass(metric, Metric)):
-            raise InputError(f"metrics: {name}: {metric!r} is no subclass of sparseact.attribution.Metric")
+        if not (isinstance(metric, type) and issubclass(metric, Metric)) or isabstract(metric):
+            raise InputError(f"metrics: {name}: {metric!r} is no subclass of attribution.Metric with a `score`")
+        if getattr(metric, "reads", None) not in get_args(Gradient):
+            raise InputError(f"metrics: {name}: `reads` of {metric!r} is none of {', '.join(get_args(Gradient))}")
     return _in_order(known)
 
 
