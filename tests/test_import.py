@@ -38,9 +38,12 @@ def test_the_check_itself_notices_a_heavy_import():
     assert "numpy" in heavy_modules_after("import sparseact, numpy")
 
 
-def test_the_engine_reads_a_recipe_without_transformers():
-    """Which would take seconds at each load."""
-    assert "transformers" not in heavy_modules_after("import sparseact.engine.engine, sparseact.policies")
+def test_the_engine_and_recipes_need_neither_torch_nor_transformers():
+    """Which would take seconds at each start, and need not be installed."""
+    loaded = heavy_modules_after(
+        "import sparseact.engine.engine, sparseact.recipes.recipe, sparseact.generation.answer"
+    )
+    assert not {"torch", "transformers"} & {*loaded}
 
 
 @pytest.mark.parametrize(

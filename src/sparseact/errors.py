@@ -18,7 +18,7 @@ class InputError(SparseactError, ValueError):
 
 
 class UnsupportedModelError(InputError):
-    """A model in which no MLP neurons or attention heads could be found."""
+    """A model whose units could not be found, or of a kind that is not supported."""
 
 
 class UnsupportedRecipeError(InputError):

@@ -1,4 +1,4 @@
-"""The weights of a linear as float32, from any layout: an embedding's row, or all of them for the prefill."""
+"""Rows of a linear as float32, from any layout: a token's embedding, some rows of the head, all of them in tests."""
 
 from typing import Any
 

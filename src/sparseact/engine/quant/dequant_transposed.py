@@ -1,4 +1,4 @@
-"""All weights of a linear as float32, for the products of the prefill: 16 rows at a time.
+"""All weights of a linear as float32, for NumPy: what is fitted to them, what a prompt chose. 16 rows at a time.
 
 The layouts `panels` and `columns` have neighbouring rows together, so what is fast to write is the transpose.
 """
