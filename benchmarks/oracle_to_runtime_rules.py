@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from sparseact.calibration.neurons import Neurons
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms
+from sparseact.masked.gate import signal_of
 from sparseact.masked.selectors import topk_mask
 from sparseact.policies.deja_vu import reduced_rank_regression
 from sparseact.recipes.gate import Signal
@@ -173,7 +174,7 @@ def per_layer(function: Callable[[Neurons], Value]) -> Callable[[Neurons], Value
 def read(model: PreTrainedModel, signal: Signal, x: Tensor) -> Tensor:
     """An output signal for a linear's inputs [..., inputs], past the hooks that the linear has while the model runs."""
     linear: Any = model.get_submodule(signal.module)
-    return signal.of(linear.forward(x))
+    return signal_of(signal, linear.forward(x))
 
 
 def up_of(layer: Neurons) -> Signal:
