@@ -24,7 +24,7 @@ from sparseact.models import fetch
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers")
-PROMPT = ("--prompt", "Why is the sky blue?", "--no-chat", "--max-new-tokens", "8")
+PROMPT = ("--prompt", "Why is the sky blue?", "--max-new-tokens", "8")
 
 
 class Trial:
