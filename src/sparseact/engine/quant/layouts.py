@@ -21,6 +21,11 @@ PANEL = 16
 CHUNK = 64
 """Rows of a column that one load takes in the layout `columns`; the inputs that one load takes in `rows`."""
 
+TILE = 8
+"""Tokens of a tile."""
+HALF = TILE // 2
+"""Tokens of a tile of floats, which have four sums each, and of a few integers."""
+
 _BITS = {"f32": 32, "bf16": 16, "q8": 8, "q4": 4, "q4m": 4}
 
 
@@ -49,6 +54,12 @@ def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # n
     if layout == "rows":
         codes, scales, mins = codes + scales + mins, 0, 0
     return Shape(rows, columns, codes, scales, mins)
+
+
+def bytes_of_chunk(format: str, inputs: int) -> int:  # noqa: A002
+    """Room for 64 rows of a linear as panels."""
+    shape = shape_of(format, "panels", CHUNK, inputs)
+    return shape.codes + shape.scales + shape.mins
 
 
 def _up(n: int, unit: int) -> int:

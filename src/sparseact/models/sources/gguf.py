@@ -38,6 +38,11 @@ class GGUFTensors:
         return cls(path, header.metadata, header.tensors)
 
     @property
+    def files(self) -> list[Path]:
+        """The file itself."""
+        return [self.path]
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor."""
         return {name: info.shape for name, info in self.tensors.items()}
