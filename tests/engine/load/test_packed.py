@@ -81,7 +81,7 @@ def test_a_model_in_memory_and_a_small_one_are_not_kept(saved, kept, monkeypatch
 
 def test_where_nothing_can_be_written_it_warns_and_loads(saved, tmp_path, kept):
     tmp_path.joinpath("packed").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="packed anew at each load: cannot write .* set SPARSEACT_CACHE"):
+    with pytest.warns(UserWarning, match=r"packed anew at each load: cannot write .*\(set SPARSEACT_CACHE\)"):
         first = loaded(saved)
     assert first.numbers["0.q"] == 0
 

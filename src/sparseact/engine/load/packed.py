@@ -70,7 +70,7 @@ def keep_packed(path: Path, parts: Sequence[Array]) -> None:
 
 def _bound(folder: Path) -> None:
     """Remove what was not read for longest, until the rest is no more than `MOST` bytes."""
-    kept = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda pair: -pair[0].st_mtime_ns)
+    kept = sorted(((path.stat(), path) for path in folder.glob("[!.]*")), key=lambda pair: -pair[0].st_mtime_ns)
     total = 0
     for stat, path in kept:
         total += stat.st_size

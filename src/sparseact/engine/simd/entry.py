@@ -153,8 +153,15 @@ def _keep(path: Path, code: bytes) -> None:
     try:
         with write_atomically(path) as temporary:
             temporary.write_bytes(hashlib.sha256(code).digest() + code)
-    except InputError as error:
-        warnings.warn(f"the engine is compiled anew in every process: {error} (set SPARSEACT_CACHE)", stacklevel=2)
+    except InputError:
+        _warn(path.parent)
+
+
+@cache  # once is enough
+def _warn(folder: Path) -> None:
+    warnings.warn(
+        f"cannot write {folder}: the engine is compiled anew in every process (set SPARSEACT_CACHE)", stacklevel=2
+    )
 
 
 @cache
@@ -174,8 +181,8 @@ def _digest(home: Path = _HOME) -> str:
     Args:
         home: the package's folder.
     """
-    sources = home.glob("engine/**/*.py")
-    return sources_digest((path for path in sources if _COMPILED.search(path.read_text(encoding="utf-8"))), home)
+    sources = (path for path in home.glob("engine/**/*.py") if _COMPILED.search(path.read_text(encoding="utf-8")))
+    return sources_digest([home / "engine/simd/entry.py", *sources], home)
 
 
 def sources_digest(sources: Iterable[Path], home: Path = _HOME) -> str:
