@@ -20,13 +20,9 @@ import llvmlite
 import numba
 import numpy as np
 
-from sparseact.engine.kernels.axpy_columns import axpy_columns
-from sparseact.engine.kernels.axpy_long_columns import axpy_long_columns
-from sparseact.engine.kernels.gemv_panels import dot_panels
-from sparseact.engine.kernels.gemv_rows import dot_rows
-from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import CODES, MINS, SCALES, Arena, Linear
 from sparseact.engine.quant.layouts import PANEL, shape_of
+from sparseact.engine.simd.entry import Call, Entry
 from sparseact.models.formats import FORMATS
 
 DENSITIES = (1.0, 0.75, 0.5, 0.25)
@@ -107,18 +103,25 @@ def _call(arena: Arena, layout: str, density: float, options: argparse.Namespace
     x[:inputs] = rng.standard_normal(inputs)
     aq, ascale, asum = np.zeros(len(x), np.int8), np.zeros(len(x) // 32, np.float32), np.zeros(len(x) // 32, np.int32)
     y, acc = np.zeros(rows + 64, np.float32), np.zeros(rows + 64, np.int32)
-    quantise_input(x, inputs, aq, ascale, asum)
-    data, table = arena.data, arena.table
-    if layout == "panels":
-        return lambda i: dot_panels(data, table, i, 0, rows // PANEL, x, aq, ascale, asum, y)
+    Entry("quant.activations.quantise_input")(x, inputs, aq, ascale, asum)
     many = rows if layout == "rows" else inputs
     sets = [np.sort(rng.permutation(many)[: round(many * density)]).astype(np.int32) for _ in range(64)]
-    if layout == "columns":
-        return lambda i: axpy_columns(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, acc, y)
-    if layout == "long":
-        end = arena.linears[0].shape.padded_outputs
-        return lambda i: axpy_long_columns(data, table, i, sets[i % 64], len(sets[i % 64]), 0, end, x, aq, ascale, y)
-    return lambda i: dot_rows(data, table, i, sets[i % 64], 0, len(sets[i % 64]), x, aq, ascale, asum, y)
+    active, count, end = sets[0], len(sets[0]), arena.linears[0].shape.padded_outputs
+    path, arguments = {
+        "panels": ("kernels.gemv_panels.dot_panels", (0, rows // PANEL, x, aq, ascale, asum, y)),
+        "columns": ("kernels.axpy_columns.axpy_columns", (active, 0, count, x, aq, ascale, acc, y)),
+        "long": ("kernels.axpy_long_columns.axpy_long_columns", (active, count, 0, end, x, aq, ascale, y)),
+        "rows": ("kernels.gemv_rows.dot_rows", (active, 0, count, x, aq, ascale, asum, y)),
+    }[layout]
+    call = Call(Entry(path), (arena.data, arena.table, 0, *arguments))
+
+    def run(i: int) -> None:
+        call.set(2, i)
+        if layout != "panels":
+            call.set(3, sets[i % 64])
+        call()
+
+    return run
 
 
 def _processor() -> str:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel
 
+from sparseact.engine.load.load_model import formats_of
 from sparseact.engine.load.load_model import load_model as load_weights
 from sparseact.models import load as load_model
 from sparseact.models import weights_path
@@ -62,7 +63,8 @@ def take_weights(model: PreTrainedModel, path: Path, dtype: str) -> None:
         path: the same weights in a GGUF file or a folder, which the engine reads.
         dtype: the engine's type.
     """
-    held, parameters = load_weights(open_weights(path), dtype, {}), dict(model.named_parameters(remove_duplicate=False))
+    weights, parameters = open_weights(path), dict(model.named_parameters(remove_duplicate=False))
+    held = load_weights(weights, formats_of(weights, dtype), {})
     for name, place in open_weights(model).places.items():
         if name in held.numbers:
             values = torch.from_numpy(np.ascontiguousarray(held.weight(name)))

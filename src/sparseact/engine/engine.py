@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.counters import Usage
+from sparseact.engine.forward.entries import run
 from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.prefill import Cache, Forward
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import PromptScores
-from sparseact.engine.forward.state import BY_PROMPT, Buffers, Sizes, Tables, X
-from sparseact.engine.forward.step import DENSE, FOUND, GIVEN, POSITION, SCREENED, run
+from sparseact.engine.forward.state import BY_PROMPT, DENSE, FOUND, GIVEN, POSITION, SCREENED, Tables, X
 from sparseact.engine.lm_head.cache import keep_screen, read_screen, screen_path
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
 from sparseact.engine.load.assemble import assemble, load_gated
 from sparseact.engine.load.gates import read_gates
 from sparseact.engine.options import check_modes, checked, checked_tokens, processors
+from sparseact.engine.simd.entry import Call
 from sparseact.engine.speculative import Speculation
 from sparseact.engine.threads import Team
 from sparseact.errors import InputError
@@ -96,8 +97,9 @@ class Engine:
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
         self._speculation = Speculation(sizes, tables, buffers) if lossless else None
-        self._lead = partial(run, 0, sizes, tables, buffers)
-        help_ = partial(_run, sizes, tables, buffers) if self._speculation is None else self._speculation.help
+        arguments = 0 if self._gatings or screen else None, sizes, tables, buffers
+        self._lead = Call(run, (*arguments, 0))
+        help_ = partial(run, *arguments) if self._speculation is None else self._speculation.help
         self._team = Team(self.threads, buffers.control, help_)
         self._end = weakref.finalize(self, self._team.close)
         if screen:
@@ -361,11 +363,6 @@ class Engine:
         dense = max(0, self._dense_first() - start)
         kept[:dense] = x[:dense]
         return kept
-
-
-def _run(sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> None:
-    """A helper's work: see `step.run`."""
-    run(thread, sizes, tables, buffers)
 
 
 def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:

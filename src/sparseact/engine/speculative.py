@@ -11,9 +11,10 @@ import time
 from functools import partial
 from typing import Any
 
-from sparseact.engine.forward.state import Buffers, Sizes, Tables
-from sparseact.engine.forward.step import DENSE, FOUND, GIVEN, POSITION
-from sparseact.engine.forward.verify import MOST, Batch, batch_of, dense_tables, run_verifying
+from sparseact.engine.forward.batch import MOST, batch_of, dense_tables
+from sparseact.engine.forward.entries import run_verifying
+from sparseact.engine.forward.state import DENSE, FOUND, GIVEN, POSITION, Buffers, Sizes, Tables
+from sparseact.engine.simd.entry import Call
 from sparseact.engine.threads import Team
 
 OF_SECONDS, OF_ACCEPTANCE = 0.1, 0.03
@@ -81,8 +82,8 @@ class Speculation:
         """See `step.run` for the arguments."""
         self._buffers, self._batch = buffers, batch_of(sizes, tables, buffers)
         arguments = sizes, tables, dense_tables(tables), buffers, self._batch
-        self.lead = partial(run_verifying, 0, *arguments)
-        self.help = partial(_run, *arguments)
+        self.lead = Call(run_verifying, (*arguments, 0))
+        self.help = partial(run_verifying, *arguments)
         self.reset()
 
     def reset(self) -> None:
@@ -128,8 +129,3 @@ class Speculation:
         control[GIVEN], control[POSITION], control[DENSE] = token, position, 0
         team.run(self.lead)
         return int(control[FOUND])
-
-
-def _run(sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch, thread: int) -> None:
-    """A helper's work: see `verify.run_verifying`."""
-    run_verifying(thread, sizes, tables, dense, buffers, batch)

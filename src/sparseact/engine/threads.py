@@ -1,9 +1,6 @@
 """The threads that run a step together: the caller leads, helpers wait for it in compiled code.
 
-Waiting is a short spin, for the threads of a step meet every few microseconds, and then yielding the
-processor each round: where others want it the step slows down in proportion, and nobody burns what
-another thread needs to come along. Helpers without work go to sleep in Python after about a
-millisecond.
+How they wait: see `forward.meeting`. Helpers without work go to sleep in Python after about a millisecond.
 
 All talk goes through `control`, int64 words, those that several threads write a cache line apart.
 """
@@ -13,13 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sparseact.engine.simd.atomics import atomic_add, atomic_load, atomic_store, give_way, pause
-from sparseact.engine.simd.jit import inner
 from sparseact.errors import InputError
 
 LINE = 8
@@ -32,66 +26,6 @@ ARGUMENTS = 4 * LINE
 ASLEEP = 5 * LINE
 """Of thread t at ASLEEP + LINE * t: it has returned to Python. The next word is the number of the last job it
 did, the one after that the arrivals at its last meeting."""
-
-SPINS = 200
-"""Pauses before yielding: about 10 microseconds."""
-IDLE_YIELDS = 4000
-"""Yields before a helper without work falls asleep: about a millisecond on an idle machine."""
-
-
-@inner
-def meet(control: Any, thread: int, threads: int) -> None:
-    """Wait until all threads of the team are here, and have written what they wrote."""
-    if threads == 1:
-        return
-    arrivals = control[ASLEEP + LINE * thread + 2] + threads
-    control[ASLEEP + LINE * thread + 2] = arrivals
-    atomic_add(control, ARRIVED, 1)
-    spins = 0
-    while atomic_load(control, ARRIVED) < arrivals:
-        if spins < SPINS:
-            spins += 1
-            pause()
-        else:
-            give_way()
-
-
-@inner
-def begin_job(control: Any, threads: int) -> bool:
-    """Give out a job; False if a helper sleeps. Then wake them and call again: from now on nobody falls asleep."""
-    if atomic_load(control, ARMED) == 0:
-        atomic_add(control, ARMED, 1)
-        for thread in range(1, threads):
-            if atomic_load(control, ASLEEP + LINE * thread) != 0:
-                return False
-    atomic_add(control, JOB, 1)
-    return True
-
-
-@inner
-def next_job(control: Any, thread: int) -> bool:
-    """Wait for a job that this helper has not done; False when there was none for long, or all is over."""
-    asleep = ASLEEP + LINE * thread
-    done = control[asleep + 1]
-    atomic_store(control, asleep, 0)
-    waited = 0
-    while True:
-        if atomic_load(control, STOP) != 0:
-            return False
-        if atomic_load(control, JOB) != done:
-            control[asleep + 1] = done + 1
-            return True
-        waited += 1
-        if waited < SPINS:
-            pause()
-        elif waited < SPINS + IDLE_YIELDS or atomic_load(control, ARMED) != 0:
-            give_way()
-        else:
-            # First say so, then look again: either we see that the leader is about to begin, or it sees this.
-            atomic_add(control, asleep, 1)
-            if atomic_load(control, ARMED) == 0 and atomic_load(control, JOB) == done:
-                return False
-            atomic_store(control, asleep, 0)
 
 
 def new_control(threads: int) -> npt.NDArray[np.int64]:
@@ -123,7 +57,7 @@ class Team:
         for helper in self._helpers:
             helper.start()
 
-    def run(self, lead: Callable[[], bool]) -> None:
+    def run(self, lead: Callable[[], object]) -> None:
         """Do one job; `lead` is the leader's part, and says False if `begin_job` did.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,10 @@ from sparseact.models.tensor_names import Place, find_places
 
 class Source(Protocol):
     """Tensors by the names that a model, a folder or a file gives them."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Where they stand; none for a model in memory."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from sparseact.engine.forward import neurons
 from sparseact.engine.forward.prefill import softcap
 from sparseact.engine.forward.projections import share
-from sparseact.engine.kernels.activations import activate, cap
-from sparseact.engine.kernels.attention import attend
-from sparseact.engine.kernels.norms import layer_norm, rms_norm
-from sparseact.engine.simd.reduce import find_highest
+from sparseact.engine.simd.entry import Entry
 from sparseact.models.architecture import Activation
+
+activate, cap = Entry("kernels.activations.activate"), Entry("kernels.activations.cap")
+layer_norm, rms_norm = Entry("kernels.norms.layer_norm"), Entry("kernels.norms.rms_norm")
+attend, find_highest = Entry("kernels.attention.attend"), Entry("simd.reduce.find_highest")
 
 RNG = np.random.default_rng(0)
 WIDE = np.concatenate([np.linspace(-100, 100, 4001), [0.0, -0.0, 1e-30, -1e-30, 3e38, -3e38]]).astype(np.float32)
@@ -85,12 +86,12 @@ def test_attention_equals_numpy(head_dim, last, window, half, softcapped, seed):
 
 HALVES = """
 import numpy as np
-from sparseact.engine.kernels.attention import remember
+from sparseact.engine.simd.entry import Entry
 bits = np.arange(0, 2**32, 65537, dtype=np.uint64).astype(np.uint32)
 x = np.concatenate([bits.view(np.float32), np.float32([65519, 65520, 2**-14, 2**-24, 2**-25, 3 * 2**-25, 0, -0.0])])
 x = np.resize(x, -(-len(x) // 16) * 16)
 found = np.zeros(len(x), np.uint16)
-remember(x, len(x), found)
+Entry("kernels.attention.remember")(x, len(x), found)
 with np.errstate(over="ignore"):
     expected = x.astype(np.float16)
 number = ~np.isnan(expected)
@@ -123,7 +124,7 @@ def test_the_first_of_the_highest_is_found(first, n, seed, levels):
 @given(n=st.integers(0, 1000), threads=st.integers(1, 64))
 @settings(max_examples=50, deadline=None)
 def test_shares_meet_and_differ_by_one_at_most(n, threads):
-    shares = [share(n, thread, threads) for thread in range(threads)]
+    shares = [share.py_func(n, thread, threads) for thread in range(threads)]
     assert [0, *(last for _, last in shares)] == [*(first for first, _ in shares), n]
     sizes = [last - first for first, last in shares]
     assert max(sizes) - min(sizes) <= 1

@@ -8,7 +8,7 @@ import torch
 
 from sparseact.engine.engine import Engine
 from sparseact.engine.forward.prefill import Cache, Forward
-from sparseact.engine.load.load_model import load_model
+from sparseact.engine.load.load_model import formats_of, load_model
 from sparseact.errors import InputError
 from sparseact.models.families import BUILTIN
 from sparseact.models.formats import Quantised
@@ -96,7 +96,8 @@ def test_a_step_equals_the_forward_in_numpy_on_the_same_weights(family, dtype):
 
 
 def test_q4_has_a_minimum_and_keeps_embedding_and_head_at_8_bits():
-    model = load_model(open_weights(tiny_model("phi")), "q4", {})
+    weights = open_weights(tiny_model("phi"))
+    model = load_model(weights, formats_of(weights, "q4"), {})
     formats = {linear.name: linear.format for linear in model.arena.linears}
     assert {formats.pop("embed"), formats.pop("head")} == {"q8"}
     assert set(formats.values()) == {"q4m"}
@@ -112,7 +113,8 @@ def test_file_keeps_the_blocks_of_a_gguf_file(tiny_gguf):
 
 @pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, "f32"), (torch.bfloat16, "bf16")])
 def test_file_keeps_the_precision_of_plain_numbers(dtype, expected):
-    model = load_model(open_weights(tiny_model("llama").to(dtype)), "file", {})
+    weights = open_weights(tiny_model("llama").to(dtype))
+    model = load_model(weights, formats_of(weights, "file"), {})
     assert {linear.format for linear in model.arena.linears} == {expected}
 
 

@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
+from sparseact.engine.forward.entries import read_rows, unpack_transposed
 from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import copy_columns
-from sparseact.engine.kernels.axpy_columns import axpy_columns
-from sparseact.engine.kernels.axpy_long_columns import axpy_long_columns
-from sparseact.engine.kernels.gemv_panels import dot_panels
-from sparseact.engine.kernels.gemv_rows import dot_rows
-from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import Arena, Linear
-from sparseact.engine.quant.dequant import read_row, unpack
-from sparseact.engine.quant.dequant_transposed import unpack_transposed
 from sparseact.engine.quant.layouts import LAYOUTS
+from sparseact.engine.simd.entry import Entry
 from sparseact.models.formats import FORMATS, Quantised, dequantise, quantise
+
+axpy_columns = Entry("kernels.axpy_columns.axpy_columns")
+axpy_long_columns = Entry("kernels.axpy_long_columns.axpy_long_columns")
+dot_panels, dot_rows = Entry("kernels.gemv_panels.dot_panels"), Entry("kernels.gemv_rows.dot_rows")
+quantise_input = Entry("quant.activations.quantise_input")
 
 SIZES = st.tuples(st.integers(1, 150), st.integers(1, 200))
 FORMS = pytest.mark.parametrize("form", FORMATS)
@@ -183,13 +183,13 @@ def test_rows_are_the_products_of_the_rows_that_were_listed(form, sizes, seed):
 def test_reading_back_gives_the_dequantised_weights_to_the_bit(form, layout, sizes):
     p = Problem(form, layout, *sizes, 5)
     everything = np.zeros(sizes, np.float32)
-    unpack(p.arena.data, p.arena.table, 1, 0, sizes[0], everything)
+    read_rows(p.arena.data, p.arena.table, 1, np.arange(sizes[0]), everything)
     expected = dequantise(p.weights)
     # Fused multiply and add rounds once where NumPy rounds twice.
     np.testing.assert_allclose(everything, expected, rtol=0, atol=2e-8 if form == "q4m" else 0)
-    row = np.zeros(sizes[1], np.float32)
-    read_row(p.arena.data, p.arena.table, 1, sizes[0] - 1, row)
-    np.testing.assert_array_equal(row, everything[-1])
+    some, rows = np.array([sizes[0] - 1, 0]), np.zeros((2, sizes[1]), np.float32)
+    read_rows(p.arena.data, p.arena.table, 1, some, rows)
+    np.testing.assert_array_equal(rows, everything[some])
 
 
 @FORMS

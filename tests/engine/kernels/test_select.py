@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sparseact.engine.kernels.select import select_rows
+from sparseact.engine.forward.entries import select_rows
 from sparseact.masked.selectors import fit, mask
 from sparseact.recipes import selectors as select
 from sparseact.recipes.selection import EVERYTHING

@@ -16,7 +16,7 @@ from sparseact.engine.forward.state import X
 from sparseact.engine.forward.step import FOUND
 from sparseact.engine.lm_head import cache as kept_screen
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, room_for_screen
-from sparseact.engine.load.load_model import load_model
+from sparseact.engine.load.load_model import formats_of, load_model
 from sparseact.errors import InputError
 from sparseact.models.weights import open_weights
 from sparseact.policies import TEAL
@@ -104,7 +104,7 @@ def test_the_screen_is_the_head_along_the_leading_directions(seed, rank):
     rng = np.random.default_rng(seed)
     weights = open_weights(tiny_model("llama"))
     spare, vectors = room_for_screen(weights.architecture)
-    model = load_model(weights, "f32", {}, vectors, spare)
+    model = load_model(weights, formats_of(weights, "f32"), {}, vectors, spare)
     hidden = weights.architecture.hidden
     rank = min(rank, hidden // 2)
     inputs = rng.standard_normal((200, rank)) @ rng.standard_normal((rank, hidden)) + rng.standard_normal(hidden)

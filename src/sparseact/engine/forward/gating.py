@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparseact.engine.forward.entries import select_rows
 from sparseact.engine.forward.neurons import activate
 from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_UP
-from sparseact.engine.kernels.select import select_rows
 from sparseact.models.architecture import Activation
 from sparseact.models.formats import Floats
 from sparseact.recipes.gate import score
@@ -62,5 +62,5 @@ class Gating:
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
         """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""
         on, rule = np.empty(scores.shape, np.bool_), self.selection
-        select_rows(rule.rule, rule.number, rule.group, rule.keep, scores, on)
+        select_rows(rule.rule, float(rule.number), rule.group, rule.keep, scores, on)
         return on

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sparseact.engine.forward.meeting import meet
 from sparseact.engine.forward.projections import (
     add_columns,
     choose,
@@ -44,15 +45,16 @@ from sparseact.engine.kernels.gemv_rows import dot_rows
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
-from sparseact.engine.simd.jit import inner
-from sparseact.engine.threads import meet
+from sparseact.engine.simd.jit import compiled
 
 
-@inner
-def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+@compiled
+def run_mlp(places: Any, dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's part of down(h) of the neurons h = act(gate(x)) * up(x), or act(gate(x))."""
     choice = places[CHOICE]
-    if choice == BY_PREDICTOR:
+    if dense is None:
+        _all_neurons(places[GATE], places[UP], places[DOWN], dense, thread, sizes, tables, buffers)
+    elif choice == BY_PREDICTOR:
         _predicted_neurons(places, dense, thread, sizes, tables, buffers)
     elif choice in (BY_GATE, BY_UP):
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
@@ -64,9 +66,9 @@ def run_mlp(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, 
         _all_neurons(gate, up, down, dense, thread, sizes, tables, buffers)
 
 
-@inner
+@compiled
 def _all_neurons(
-    gate: int, up: int, down: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+    gate: int, up: int, down: int, dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 ) -> None:
     """All h of these linears; which of them down reads is left to their own size."""
     threads, neurons = sizes.threads, tables.linears[gate, OUTPUTS]
@@ -86,7 +88,7 @@ def _all_neurons(
     project(down, thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
 
 
-@inner
+@compiled
 def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's neurons that act(gate), or up, switches on: their rows of the other one, and columns of down."""
     by_gate = places[CHOICE] == BY_GATE
@@ -111,7 +113,7 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
-@inner
+@compiled
 def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's neurons that a predictor switches on: their rows of gate and up, and columns of down."""
     down, own = places[DOWN], buffers.floats[thread]
@@ -132,7 +134,7 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
-@inner
+@compiled
 def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers, guess: Any) -> None:
     """Set guess[:neurons] to the predictor's sigmoid(up(down(x)) + bias)."""
     down, up, threads = places[PREDICTOR_DOWN], places[PREDICTOR_UP], sizes.threads
@@ -154,7 +156,7 @@ def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Bu
     sigmoid(guess, sizes.neurons)
 
 
-@inner
+@compiled
 def _project_rows(i: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
     """y[k] = what linear `i` puts out for the k-th of the neurons in `ACTIVE`."""
     own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparseact.engine.forward.entries import read_rows, unpack_transposed
 from sparseact.engine.forward.state import padded
 from sparseact.engine.quant.arena import Arena
-from sparseact.engine.quant.dequant import read_row
-from sparseact.engine.quant.dequant_transposed import unpack_transposed
 from sparseact.models.formats import Array, Floats
 
 
@@ -47,6 +46,5 @@ class Model:
         """Some rows of a linear as float32."""
         i = self.numbers[name]
         out = np.empty((len(numbers), self.arena.linears[i].inputs), np.float32)
-        for row, number in zip(out, numbers, strict=True):
-            read_row(self.arena.data, self.arena.table, i, int(number), row)
+        read_rows(self.arena.data, self.arena.table, i, np.ascontiguousarray(numbers, np.int64), out)
         return out

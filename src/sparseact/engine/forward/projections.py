@@ -35,7 +35,7 @@ from sparseact.engine.quant.arena import (
     SHIFT,
 )
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.models.formats import BLOCK
 from sparseact.recipes.selection import EVERYTHING, THRESHOLD
 
@@ -46,7 +46,7 @@ def share(n: int, thread: int, threads: int) -> tuple[int, int]:
     return n * thread // threads, n * (thread + 1) // threads
 
 
-@inner
+@compiled
 def round_input(n: int, thread: int, buffers: Buffers) -> None:
     """Make the first n numbers of the thread's x the input of the next dense linears: padded, and rounded as well."""
     x = buffers.floats[thread, X]
@@ -56,29 +56,29 @@ def round_input(n: int, thread: int, buffers: Buffers) -> None:
     quantise_input(x, end, buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS])
 
 
-@inner
-def project(i: int, thread: int, threads: int, dense: int, tables: Tables, buffers: Buffers, out: Any) -> None:
+@compiled
+def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables, buffers: Buffers, out: Any) -> None:
     """This thread's part of linear `i` of the input: its rows of out[0], or its columns' sum in out[thread].
 
-    Bias and offset are added by `gather`, once all threads are done. `dense`: 1 if all inputs are on.
+    Bias and offset are added by `gather`, once all threads are done. `dense`: 1 if all inputs are on, None if they
+    always are and no linear is in columns.
     """
-    own, integers, codes = buffers.floats[thread], buffers.integers[thread], buffers.codes[thread]
+    own, integers, all_codes = buffers.floats[thread], buffers.integers[thread], buffers.codes[thread]
     x = own[X]
-    if tables.linears[i, LAYOUT] == COLUMNS:
+    if dense is not None and tables.linears[i, LAYOUT] == COLUMNS:
         first, last = input_share(i, thread, threads, tables)
         count = choose(i, x, x, first, last, thread, dense, tables, buffers)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
         return
     first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
-    if tables.linears[i, SELECTOR] == EVERYTHING:
-        dot_panels(tables.arena, tables.linears, i, first, last, x, codes[0], own[SCALES], integers[SUMS], out[0])
-        return
-    _choose_all(i, thread, dense, tables, buffers)
-    masked, scales, sums = own[MASKED], own[MASKED_SCALES], integers[MASKED_SUMS]
-    dot_panels(tables.arena, tables.linears, i, first, last, masked, codes[1], scales, sums, out[0])
+    codes, scales, sums = all_codes[0], own[SCALES], integers[SUMS]
+    if dense is not None and tables.linears[i, SELECTOR] != EVERYTHING:
+        _choose_all(i, thread, dense, tables, buffers)
+        x, codes, scales, sums = own[MASKED], all_codes[1], own[MASKED_SCALES], integers[MASKED_SUMS]
+    dot_panels(tables.arena, tables.linears, i, first, last, x, codes, scales, sums, out[0])
 
 
-@inner
+@compiled
 def project_long(
     i: int, first: int, last: int, thread: int, dense: int, tables: Tables, buffers: Buffers, y: Any
 ) -> None:
@@ -94,7 +94,7 @@ def project_long(
     axpy_long_columns(tables.arena, tables.linears, i, active, count, first, last, masked, codes, scales, y)
 
 
-@inner
+@compiled
 def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffers) -> int:
     """As `choose`, then rounded, for a thread that reads all inputs, in its rows. One of the threads counts."""
     x, inputs = buffers.floats[thread, X], tables.linears[i, INPUTS]
@@ -104,14 +104,14 @@ def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffer
     return count
 
 
-@inner
+@compiled
 def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
     """First and last of the inputs of linear `i` that are a thread's: whole blocks."""
     first, last = share(tables.linears[i, PADDED_INPUTS] // BLOCK, thread, threads)
     return first * BLOCK, min(last * BLOCK, tables.linears[i, INPUTS])
 
 
-@inner
+@compiled
 def choose(
     i: int, x: Any, signal: Any, first: int, last: int, thread: int, dense: int, tables: Tables, buffers: Buffers
 ) -> int:
@@ -147,13 +147,13 @@ def choose(
     return count
 
 
-@inner
+@compiled
 def needs_all(i: int, tables: Tables) -> bool:
     """Whether the scores of all inputs of linear `i` decide which of them are on."""
     return bool(tables.linears[i, SELECTOR] > THRESHOLD)
 
 
-@inner
+@compiled
 def _score(i: int, signal: Any, start: int, end: int, tables: Tables, scores: Any) -> None:
     """scores[start:end] = |signal - shift| * scale of linear `i`."""
     scale, shift = tables.linears[i, SCALE], tables.linears[i, SHIFT]
@@ -162,7 +162,7 @@ def _score(i: int, signal: Any, start: int, end: int, tables: Tables, scores: An
         scores[j] = score if scale < 0 else score * tables.vectors[scale + j]
 
 
-@inner
+@compiled
 def round_masked(first: int, last: int, thread: int, buffers: Buffers) -> None:
     """As `round_input`, for the masked inputs first..last; `first` begins a block."""
     masked, codes = buffers.floats[thread, MASKED], buffers.codes[thread, 1]
@@ -173,7 +173,7 @@ def round_masked(first: int, last: int, thread: int, buffers: Buffers) -> None:
     quantise_input(masked[first:], max(0, last - first), codes[first:], scales[g:], sums[g:])
 
 
-@inner
+@compiled
 def add_columns(
     i: int, first: int, last: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any
 ) -> None:
@@ -192,7 +192,7 @@ def add_columns(
     )
 
 
-@inner
+@compiled
 def gather(i: int, first: int, last: int, threads: int, tables: Tables, out: Any, y: Any) -> None:
     """y[: last - first] = outputs first..last of linear `i`: the threads' parts, offset and bias. y may be out[0]."""
     row = tables.linears[i]

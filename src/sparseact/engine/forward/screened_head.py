@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseact.engine.forward.meeting import meet
 from sparseact.engine.forward.projections import gather, project, share
 from sparseact.engine.forward.state import (
     HIGHEST,
@@ -25,13 +26,12 @@ from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import PANEL
-from sparseact.engine.simd.jit import inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest, total_of_squares
 from sparseact.engine.simd.vectors import largest, load_f32
-from sparseact.engine.threads import meet
 
 
-@inner
+@compiled
 def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The highest logit among the thread's panels of 16 tokens, of which only the promising ones are computed.
 
@@ -69,7 +69,7 @@ def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -
     buffers.integers[thread, TOKEN, 0] = token
 
 
-@inner
+@compiled
 def _input_of_screen(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> Any:
     """Set the thread's masked input to the screen's coordinates of x, rounded; returns the margin."""
     own = buffers.floats[thread]
@@ -91,7 +91,7 @@ def _input_of_screen(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
     return np.sqrt(left_out * left_out * rest + rounding * rounding * kept)
 
 
-@inner
+@compiled
 def _approximate(panels: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's approximate logits, and the highest of them."""
     own, logits = buffers.floats[thread], buffers.logits[0]

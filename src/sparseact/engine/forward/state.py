@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sparseact.engine.quant.arena import LAYOUT, PADDED_INPUTS
 from sparseact.engine.quant.layouts import COLUMNS
-from sparseact.engine.threads import new_control
+from sparseact.engine.threads import ARGUMENTS, new_control
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.formats import Floats
 
@@ -51,6 +51,10 @@ PLACES = 25
 BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR = range(5)
 """The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is; the prompt, once
 for all tokens after it; a low-rank guess from the MLP's input."""
+
+GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
+"""Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
+token with the highest logit; 1 if that token is all that is wanted, and the head may be screened."""
 
 LINE = 64
 """Floats to which buffers and vectors are padded, with zeros: four vectors of 16."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseact.engine.forward.meeting import begin_job, meet, next_job
 from sparseact.engine.forward.mlp import run_mlp
 from sparseact.engine.forward.projections import gather, project, project_long, round_input, share
 from sparseact.engine.forward.screened_head import screened_head
@@ -17,7 +18,10 @@ from sparseact.engine.forward.state import (
     CHOSEN_O,
     CHOSEN_Q,
     COS,
+    DENSE,
     DOWN,
+    FOUND,
+    GIVEN,
     HEAD,
     HIGHEST,
     K_NORM,
@@ -25,12 +29,14 @@ from sparseact.engine.forward.state import (
     MLP_NORM,
     MLP_NORM_BIAS,
     OUTPUT,
+    POSITION,
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
     Q_NORM,
     QUERY,
     RESIDUAL,
     ROTATION,
+    SCREENED,
     SIN,
     TOKEN,
     WINDOW,
@@ -49,18 +55,20 @@ from sparseact.engine.kernels.norms import layer_norm, rms_norm
 from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS
 from sparseact.engine.quant.dequant import read_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest
-from sparseact.engine.threads import ARGUMENTS, begin_job, meet, next_job
-
-GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
-"""Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
-token with the highest logit; 1 if that token is all that is wanted, and the head may be screened."""
 
 
 @compiled
-def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
+def run(masks: int | None, sizes: Sizes, tables: Tables, buffers: Buffers, thread: int) -> bool:
     """A thread's work: the leader (thread 0) does one step, a helper all steps until there are none for long.
+
+    Args:
+        masks: None where nothing is ever switched off and no head screened: a third of the code, compiled apart.
+        sizes: numbers.
+        tables: what is read.
+        buffers: what is written.
+        thread: number of the thread.
 
     Returns:
         False if the leader found a helper asleep: wake them and call again.
@@ -68,16 +76,16 @@ def run(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> bool:
     control = buffers.control
     if thread > 0:
         while next_job(control, thread):
-            decode(thread, sizes, tables, buffers)
+            decode(masks, thread, sizes, tables, buffers)
         return False
     if not begin_job(control, sizes.threads):
         return False
-    decode(thread, sizes, tables, buffers)
+    decode(masks, thread, sizes, tables, buffers)
     choose_found(sizes, buffers)
     return True
 
 
-@inner
+@compiled
 def choose_found(sizes: Sizes, buffers: Buffers) -> None:
     """Of the threads' likeliest tokens the likeliest."""
     best = 0
@@ -89,18 +97,18 @@ def choose_found(sizes: Sizes, buffers: Buffers) -> None:
     buffers.control[FOUND] = buffers.integers[best, TOKEN, 0]
 
 
-@inner
-def decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+@compiled
+def decode(masks: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """A thread's part of one step: the logits of the token in the control array, and the likeliest of them."""
     control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
-    position, dense = control[POSITION], control[DENSE]
+    position, dense = control[POSITION], None if masks is None else control[DENSE]
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     embed(control[GIVEN], position, sizes, tables, residual)
     cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
     angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
     for layer in range(sizes.layers):
         places = tables.layers[layer]
-        chosen = int(places[CHOSEN_O] >= 0 and dense == 0)
+        chosen = 0 if dense is None else int(places[CHOSEN_O] >= 0 and dense == 0)
         q, o = places[CHOSEN_Q if chosen else Q], places[CHOSEN_O if chosen else O]
         norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
         round_input(hidden, thread, buffers)
@@ -128,14 +136,14 @@ def decode(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
         add_output(places[DOWN], buffers.outputs[DOWN], places[POST_MLP_NORM], thread, sizes, tables, buffers)
     norm(residual, sizes.norm, sizes.norm_bias, sizes, tables, x)
     round_input(hidden, thread, buffers)
-    if control[SCREENED]:
+    if masks is not None and control[SCREENED]:
         screened_head(thread, sizes, tables, buffers)
     else:
         _head(dense, thread, sizes, tables, buffers)
     meet(control, thread, threads)
 
 
-@inner
+@compiled
 def embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> None:
     """Set x to the embedding of a token, scaled, and that of its position where those are learned."""
     read_row(tables.arena, tables.linears, sizes.embed, token, x)
@@ -147,7 +155,7 @@ def embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> No
             x[j] += tables.vectors[row + j]
 
 
-@inner
+@compiled
 def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
     """The model's kind of norm."""
     if sizes.layer_norm:
@@ -156,7 +164,7 @@ def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -
         rms_norm(x, sizes.hidden, tables.vectors, weight, sizes.epsilon, y)
 
 
-@inner
+@compiled
 def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Add what linear `i` put out to the residual, normed before where the model does so."""
     y, residual = buffers.floats[thread, OUTPUT], buffers.floats[thread, RESIDUAL]
@@ -167,7 +175,7 @@ def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tabl
         residual[j] += y[j]
 
 
-@inner
+@compiled
 def attend_heads(
     layer: int, position: int, chosen: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 ) -> None:
@@ -204,14 +212,14 @@ def attend_heads(
             buffers.attended[at + j] = out[j]
 
 
-@inner
+@compiled
 def _key_head(k: int, layer: int, chosen: int, sizes: Sizes, tables: Tables) -> int:
     """The key head of the k-th head that attends."""
     head = tables.heads[layer, k] if chosen else k
     return head // (sizes.heads // sizes.kv_heads)
 
 
-@inner
+@compiled
 def _remember_token(
     layer: int, position: int, start: int, end: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 ) -> None:
@@ -226,7 +234,7 @@ def _remember_token(
         remember(kept, size, buffers.values[layer, head, position])
 
 
-@inner
+@compiled
 def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Norm and rotate a query or key, where the model does so."""
     if norm >= 0:
@@ -235,15 +243,15 @@ def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Table
     rotate(x, buffers.floats[thread, COS, kind * half :], buffers.floats[thread, SIN, kind * half :], half)
 
 
-@inner
-def _head(dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+@compiled
+def _head(dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's logits, and the highest of them."""
     head, logits = sizes.head, buffers.logits[0]
-    columns = tables.linears[head, LAYOUT] == COLUMNS
+    columns = dense is not None and tables.linears[head, LAYOUT] == COLUMNS
     unit = CHUNK if columns else PANEL
     first, last = share((sizes.vocabulary + unit - 1) // unit, thread, sizes.threads)
     first, last = first * unit, last * unit
-    if columns:
+    if dense is not None and columns:
         project_long(head, first, last, thread, dense, tables, buffers, logits)
     else:
         project(head, thread, sizes.threads, dense, tables, buffers, buffers.logits)

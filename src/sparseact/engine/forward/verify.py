@@ -4,22 +4,23 @@ Weights are read once for all tokens, in whichever layout they are. All else is 
 token, so that a token's logits are those of a dense step, bit by bit.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sparseact.engine.forward.batch import Batch
+from sparseact.engine.forward.meeting import begin_job, meet, next_job
 from sparseact.engine.forward.projections import gather, share
 from sparseact.engine.forward.state import (
     ATTENTION_NORM,
     ATTENTION_NORM_BIAS,
     COS,
     DOWN,
-    FLOATS,
     GATE,
     MLP_NORM,
     MLP_NORM_BIAS,
     NEURONS,
+    POSITION,
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
     RESIDUAL,
@@ -34,83 +35,20 @@ from sparseact.engine.forward.state import (
     Sizes,
     Tables,
     V,
-    padded,
-    zeros,
 )
-from sparseact.engine.forward.step import POSITION, add_output, attend_heads, choose_found, decode, embed, norm
+from sparseact.engine.forward.step import add_output, attend_heads, choose_found, decode, embed, norm
 from sparseact.engine.kernels.activations import activate, cap
 from sparseact.engine.kernels.attention import angles
-from sparseact.engine.kernels.gemm import HALF, dot_tiles, tile_inputs
-from sparseact.engine.quant.arena import FORMAT, LAYOUT, OFFSET, OUTPUTS, PADDED_INPUTS, SELECTOR
-from sparseact.engine.quant.layouts import CHUNK, PANELS
-from sparseact.engine.quant.repack import bytes_of_chunk
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.kernels.gemm import dot_tiles, tile_inputs
+from sparseact.engine.quant.arena import FORMAT, OUTPUTS
+from sparseact.engine.quant.layouts import CHUNK, HALF
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest
-from sparseact.engine.threads import begin_job, meet, next_job
-from sparseact.models.formats import BF16, BLOCK, F32, Floats
-from sparseact.recipes.selection import EVERYTHING
-
-MOST = 2 * HALF
-"""Tokens of a pass."""
-
-
-class Batch(NamedTuple):
-    """What a pass reads and writes. What begins with [threads] is each thread's own."""
-
-    tokens: npt.NDArray[np.int64]  # [1 + MOST]: how many there are, 0 for a decode step instead; then the tokens
-    found: npt.NDArray[np.int64]  # [MOST] the likeliest token after each
-    floats: Floats  # [MOST, threads, FLOATS, ...] as the step's
-    outputs: Floats  # [MOST, DOWN + 1, 1, ...] of the linears
-    flat_outputs: Floats  # the same memory
-    logits: Floats  # [MOST, vocabulary padded]
-    flat_logits: Floats  # the same memory
-    attended: Floats  # [MOST, ...]
-    x: Floats  # [threads, MOST, ...] input of a linear, as the next four
-    x_tiles: Floats  # [threads, tiles, ..., HALF]
-    words: npt.NDArray[np.int32]  # [threads, tiles, ... / 4, HALF]
-    scales: Floats  # [threads, tiles, blocks, HALF]
-    sums: npt.NDArray[np.int32]  # [threads, tiles, blocks, HALF]
-    room: npt.NDArray[np.uint8]  # [threads, ...] for 64 rows as panels
-    highest: Floats  # [threads, MOST]
-    best: npt.NDArray[np.int64]  # [threads, MOST]
-
-
-def batch_of(sizes: Sizes, tables: Tables, buffers: Buffers) -> Batch:
-    """Buffers for passes beside those of a step."""
-    threads, widest, tiles = sizes.threads, buffers.floats.shape[2], MOST // HALF
-    outputs = zeros((MOST, DOWN + 1, 1, widest))
-    logits = zeros((MOST, padded(sizes.vocabulary)))
-    regrouped = tables.linears[tables.linears[:, LAYOUT] != PANELS]
-    room = max((bytes_of_chunk(row[FORMAT], row[PADDED_INPUTS]) for row in regrouped), default=1)
-    return Batch(
-        tokens=np.zeros(1 + MOST, np.int64),
-        found=np.zeros(MOST, np.int64),
-        floats=zeros((MOST, threads, FLOATS, widest)),
-        outputs=outputs,
-        flat_outputs=outputs.reshape(-1),
-        logits=logits,
-        flat_logits=logits.reshape(-1),
-        attended=zeros((MOST, widest)),
-        x=zeros((threads, MOST, widest)),
-        x_tiles=zeros((threads, tiles, widest, HALF)),
-        words=zeros((threads, tiles, widest // 4, HALF), np.int32),
-        scales=zeros((threads, tiles, widest // BLOCK, HALF)),
-        sums=zeros((threads, tiles, widest // BLOCK, HALF), np.int32),
-        room=zeros((threads, padded(room)), np.uint8),
-        highest=zeros((threads, MOST)),
-        best=zeros((threads, MOST), np.int64),
-    )
-
-
-def dense_tables(tables: Tables) -> Tables:
-    """The tables with no mask, and with outputs that are whole, as a pass computes them."""
-    linears = tables.linears.copy()
-    linears[:, LAYOUT], linears[:, OFFSET], linears[:, SELECTOR] = PANELS, -1, EVERYTHING
-    return tables._replace(linears=linears)
+from sparseact.models.formats import BF16, F32
 
 
 @compiled
-def run_verifying(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> bool:
+def run_verifying(sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch, thread: int) -> bool:
     """As `step.run`, for two kinds of jobs: a decode step, or a pass where batch.tokens says how many tokens.
 
     `dense` are the `dense_tables`.
@@ -134,15 +72,15 @@ def run_verifying(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buff
     return True
 
 
-@inner
+@compiled
 def _work(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     if batch.tokens[0] == 0:
-        decode(thread, sizes, tables, buffers)
+        decode(0, thread, sizes, tables, buffers)
     else:
         _verify(thread, sizes, tables, dense, buffers, batch)
 
 
-@inner
+@compiled
 def _of_token(token: int, buffers: Buffers, batch: Batch) -> Buffers:
     """The buffers of a step that runs one token of the pass."""
     return Buffers(
@@ -161,7 +99,7 @@ def _of_token(token: int, buffers: Buffers, batch: Batch) -> Buffers:
     )
 
 
-@inner
+@compiled
 def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     """`step.decode` for several tokens, without masks."""
     control, threads, count = buffers.control, sizes.threads, batch.tokens[0]
@@ -198,20 +136,20 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
     meet(control, thread, threads)
 
 
-@inner
+@compiled
 def _norms(weight: int, bias: int, thread: int, sizes: Sizes, tables: Tables, batch: Batch) -> None:
     for t in range(batch.tokens[0]):
         norm(batch.floats[t, thread, RESIDUAL], weight, bias, sizes, tables, batch.x[thread, t])
 
 
-@inner
+@compiled
 def _attended(width: int, thread: int, batch: Batch) -> None:
     for t in range(batch.tokens[0]):
         for j in range(width):
             batch.x[thread, t, j] = batch.attended[t, j]
 
 
-@inner
+@compiled
 def _add_outputs(
     i: int, place: int, post_norm: int, thread: int, sizes: Sizes, dense: Tables, buffers: Buffers, batch: Batch
 ) -> None:
@@ -219,7 +157,7 @@ def _add_outputs(
         add_output(i, batch.outputs[t, place], post_norm, thread, sizes, dense, _of_token(t, buffers, batch))
 
 
-@inner
+@compiled
 def _tile(n: int, thread: int, tables: Tables, buffers: Buffers, batch: Batch) -> None:
     """Make the first n numbers of each token's x the input of the next linears."""
     count, end = batch.tokens[0], (n + CHUNK - 1) // CHUNK * CHUNK
@@ -240,14 +178,14 @@ def _tile(n: int, thread: int, tables: Tables, buffers: Buffers, batch: Batch) -
         tile_inputs(batch.x[thread], count, end, words, scales, sums, codes, own_scales, buffers.integers[thread, SUMS])
 
 
-@inner
+@compiled
 def _project(i: int, place: int, thread: int, threads: int, tables: Tables, batch: Batch) -> None:
     """The thread's rows of linear `i`, for each token, into its outputs at `place`."""
     width = batch.outputs.shape[3]
     _multiply(i, thread, threads, tables, batch, batch.flat_outputs, place * width, (DOWN + 1) * width)
 
 
-@inner
+@compiled
 def _multiply(i: int, thread: int, threads: int, tables: Tables, batch: Batch, y: Any, start: int, stride: int) -> None:
     first, last = _chunks(i, thread, threads, tables)
     tiles = (batch.tokens[0] + HALF - 1) // HALF
@@ -256,13 +194,13 @@ def _multiply(i: int, thread: int, threads: int, tables: Tables, batch: Batch, y
     dot_tiles(tables.arena, tables.linears, i, first, last, x, words, scales, sums, room, y, start, stride)
 
 
-@inner
+@compiled
 def _chunks(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
     """The thread's chunks of 64 rows of linear `i`."""
     return share((tables.linears[i, OUTPUTS] + CHUNK - 1) // CHUNK, thread, threads)
 
 
-@inner
+@compiled
 def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     """The neurons h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
     threads, neurons = sizes.threads, sizes.neurons
@@ -284,7 +222,7 @@ def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, 
     _project(places[DOWN], DOWN, thread, threads, tables, batch)
 
 
-@inner
+@compiled
 def _head(thread: int, sizes: Sizes, tables: Tables, dense: Tables, batch: Batch) -> None:
     """The thread's logits of each token, and the highest of them."""
     head, threads = sizes.head, sizes.threads

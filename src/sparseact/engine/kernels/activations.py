@@ -4,7 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
     Emitter,
@@ -53,7 +53,7 @@ def copy_sign(e: Emitter, size: Any, sign: Any) -> ir.Value:
     return e.call("llvm.copysign.v16f32", size.type, size, sign)
 
 
-@inner
+@compiled
 def exponential(x: Any) -> Any:
     """exp(x), 2e-7 relative, for 16 numbers; beyond +-87 as at +-87.
 
@@ -75,13 +75,13 @@ def exponential(x: Any) -> Any:
     return multiply(p, power_of_two(n))
 
 
-@inner
+@compiled
 def _swish(x: Any, z: Any) -> Any:
     """X * sigmoid(z)."""
     return divide(x, add(splat_f32(1.0), exponential(multiply(z, splat_f32(-1.0)))))
 
 
-@inner
+@compiled
 def _gelu(x: Any) -> Any:
     """X * Phi(x), by Abramowitz and Stegun's formula 7.1.26 for erf, 1.5e-7 absolute."""
     z = multiply(absolute(x), splat_f32(0.70710678))
@@ -114,7 +114,7 @@ def activate(kind: int, x: Any, n: int) -> None:
         store_f32(x, j, value)
 
 
-@inner
+@compiled
 def sigmoid(x: Any, n: int) -> None:
     """x[:n] through the logistic function, in place; up to 15 numbers more."""
     for j in range(0, n, LANES):

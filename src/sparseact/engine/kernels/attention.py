@@ -7,7 +7,7 @@ import numpy as np
 
 from sparseact.engine.kernels.activations import cap, exponential
 from sparseact.engine.kernels.kv_cache import load_cached, store_cached
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
     add,
@@ -23,7 +23,7 @@ from sparseact.engine.simd.vectors import (
 )
 
 
-@inner
+@compiled
 def angles(position: int, frequencies: Any, half: int, cos: Any, sin: Any) -> None:
     """Cos and sin of a position: `half` for each kind of layer, one after the other."""
     for kind in range(frequencies.shape[0]):
@@ -33,7 +33,7 @@ def angles(position: int, frequencies: Any, half: int, cos: Any, sin: Any) -> No
             sin[kind * half + j] = math.sin(angle)
 
 
-@inner
+@compiled
 def rotate(x: Any, cos: Any, sin: Any, half: int) -> None:
     """Rotate the pairs (i, i + half) of a head in place."""
     for j in range(half):
@@ -85,7 +85,7 @@ def attend(
         _mean_of_16(weights, values, start + j, stride, count, inverse, out, j)
 
 
-@inner
+@compiled
 def _softmax(x: Any, n: int) -> Any:
     """x[:n] = exp(x - max), whose sum is returned; the next 16 are written too."""
     for j in range(n, n + LANES):
@@ -102,7 +102,7 @@ def _softmax(x: Any, n: int) -> Any:
     return total(sums)
 
 
-@inner
+@compiled
 def _mean_of_64(w: Any, values: Any, at: int, stride: int, count: int, scale: Any, out: Any, j: int) -> None:
     a = b = c = d = splat_f32(0.0)
     for position in range(count):
@@ -119,7 +119,7 @@ def _mean_of_64(w: Any, values: Any, at: int, stride: int, count: int, scale: An
     store_f32(out, j + 3 * LANES, multiply(d, factor))
 
 
-@inner
+@compiled
 def _mean_of_16(w: Any, values: Any, at: int, stride: int, count: int, scale: Any, out: Any, j: int) -> None:
     sums = splat_f32(0.0)
     for position in range(count):

@@ -17,7 +17,7 @@ from sparseact.engine.simd.bytes import (
     load_nibbles,
     splat_bytes,
 )
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
     add_i32,
@@ -68,7 +68,7 @@ def axpy_columns(
         _axpy_blocks(arena, table, i, active, first, last, aq, ascale, acc, y)
 
 
-@inner
+@compiled
 def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
     ahead = _ahead(4 * rows)
     for at in range(first, last, 4):
@@ -85,7 +85,7 @@ def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: 
             _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
 
 
-@inner
+@compiled
 def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
     ahead = _ahead(2 * rows)
     for at in range(first, last, 4):
@@ -103,7 +103,7 @@ def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last:
                 _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
 
 
-@inner
+@compiled
 def _axpy_blocks(
     arena: Any, table: Any, i: int, active: Any, first: int, last: int, aq: Any, ascale: Any, acc: Any, y: Any
 ) -> None:
@@ -129,7 +129,7 @@ def _axpy_blocks(
         at = stop
 
 
-@inner
+@compiled
 def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
     """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
     c0, c1, c2, c3 = starts_of(columns, codes, rows)
@@ -142,7 +142,7 @@ def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
         _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
 
 
-@inner
+@compiled
 def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
     """As for q8; 32 bytes of a column are 64 rows."""
     c0, c1, c2, c3 = starts_of(columns, codes, rows // 2)
@@ -157,7 +157,7 @@ def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
             _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
 
 
-@inner
+@compiled
 def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
     """Add the sums of block g to y, times the scales, and put zeros in their place."""
     form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
@@ -174,7 +174,7 @@ def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any
         store_f32(y, r, value)
 
 
-@inner
+@compiled
 def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
     """Ask for the scales of block g: they are wanted when its columns have been read."""
     rows = table[i, PADDED_OUTPUTS]
@@ -184,7 +184,7 @@ def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
             prefetch(arena, table[i, MINS] + 2 * g * rows + r)
 
 
-@inner
+@compiled
 def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
     """Add to the sums of 64 rows the products of four columns: their bytes are interleaved by fours."""
     v = by_fours(w0, w1, w2, w3)
@@ -194,20 +194,20 @@ def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> N
     store_i32(acc, r + 48, dot_bytes(load_i32(acc, r + 48), v[3], a))
 
 
-@inner
+@compiled
 def _ahead(width: int) -> int:
     """How many active columns ahead to ask for one: about 8 KiB, which come in the time that memory takes to answer."""
     return min(max(8192 // width // 4 * 4, 4), 24)
 
 
-@inner
+@compiled
 def starts_of(columns: Any, codes: int, width: int) -> tuple[int, int, int, int]:
     """Where columns start in the arena."""
     c0, c1, c2, c3 = columns
     return codes + c0 * width, codes + c1 * width, codes + c2 * width, codes + c3 * width
 
 
-@inner
+@compiled
 def four_of(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     """The four inputs from place `at` on; the last one over and over beyond the end."""
     end = stop - 1
@@ -219,7 +219,7 @@ def four_of(active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     )
 
 
-@inner
+@compiled
 def four_inputs(x: Any, active: Any, at: int, stop: int) -> tuple[Any, Any, Any, Any]:
     """The values of the four inputs from place `at` on; zeros beyond the end."""
     zero = x[0] * 0
@@ -231,7 +231,7 @@ def four_inputs(x: Any, active: Any, at: int, stop: int) -> tuple[Any, Any, Any,
     )
 
 
-@inner
+@compiled
 def _prefetch_four(arena: Any, p0: int, p1: int, p2: int, p3: int) -> None:
     prefetch(arena, p0)
     prefetch(arena, p1)

@@ -11,7 +11,7 @@ from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SC
 from sparseact.engine.quant.layouts import CHUNK
 from sparseact.engine.quant.repack import by_fours
 from sparseact.engine.simd.bytes import dot_bytes, load_bytes, load_nibbles, splat_bytes
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
     fma,
@@ -62,7 +62,7 @@ def axpy_long_columns(
         at = stop
 
 
-@inner
+@compiled
 def _add_floats(
     arena: Any, table: Any, i: int, active: Any, at: int, stop: int, first: int, last: int, x: Any, y: Any
 ) -> None:
@@ -85,12 +85,12 @@ def _add_floats(
         store_f32(y, r, value)
 
 
-@inner
+@compiled
 def _floats(arena: Any, size: int, at: int) -> Any:
     return load_f32(arena, at) if size == 4 else load_bf16(arena, at)
 
 
-@inner
+@compiled
 def _add_codes(
     arena: Any, table: Any, i: int, active: Any, at: int, stop: int, first: int, last: int, aq: Any, ascale: Any, y: Any
 ) -> None:
@@ -115,7 +115,7 @@ def _add_codes(
         _finish(arena, form, scales, mins, r + 48, dot_bytes(dot_bytes(bias, v[3], a), w[3], b), scale, weight, y)
 
 
-@inner
+@compiled
 def _finish(arena: Any, form: int, scales: int, mins: int, r: int, sums: Any, scale: Any, weight: Any, y: Any) -> None:
     """Add the sums of 16 rows to y, times the scales."""
     value = fma(to_f32(sums), multiply(load_f16(arena, scales + 2 * r), scale), load_f32(y, r))
@@ -124,7 +124,7 @@ def _finish(arena: Any, form: int, scales: int, mins: int, r: int, sums: Any, sc
     store_f32(y, r, value)
 
 
-@inner
+@compiled
 def _four_codes(arena: Any, form: int, columns: Any, r: int) -> Any:
     """The codes of 64 rows of four columns, those of a row together."""
     c0, c1, c2, c3 = columns

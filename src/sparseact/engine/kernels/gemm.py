@@ -16,18 +16,14 @@ from numba import types
 
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, SCALES
-from sparseact.engine.quant.layouts import CHUNK, PANEL, PANELS
+from sparseact.engine.quant.layouts import CHUNK, HALF, PANEL, PANELS, TILE
 from sparseact.engine.quant.repack import places_in_room, regroup, sizes_of_panel
 from sparseact.engine.simd.bytes import even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
 from sparseact.engine.simd.isa import dot_bytes_ir
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import LANES, Emitter, f32x16, i32x16, load_f16, load_f32, load_i32, operation
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 
-TILE = 8
-"""Tokens of a tile."""
-HALF = TILE // 2
-"""Tokens of a tile of floats, which have four sums each, and of a few integers."""
 VECTOR = 64
 """Bytes of a load."""
 
@@ -196,7 +192,7 @@ def dot_tiles(
         words: int32 [tiles, padded inputs / 4, TILE or HALF] (`tile_inputs`); read for q8, q4, q4m, as the next two.
         ascale: float32 [tiles, blocks, width].
         asum: int32 [tiles, blocks, width].
-        room: uint8, for `bytes_of_chunk`, if the layout is not `panels`; a thread's own.
+        room: uint8, for `bytes_of_chunk`, if the layout is not `panels`; a thread's own. None if it always is.
         y: float32, flat: outputs of the first token at `start`, those of the next ones `stride` apart, all padded to
             64, and as many tokens as the tiles have room for.
         start: in y.
@@ -205,21 +201,21 @@ def dot_tiles(
     form, blocks = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK
     of_codes, of_scales, _ = sizes_of_panel(form, blocks)
     for chunk in range(first, last):
-        if table[i, LAYOUT] != PANELS:
+        panels, panel = min(CHUNK, table[i, OUTPUTS] - chunk * CHUNK + PANEL - 1) // PANEL, chunk * (CHUNK // PANEL)
+        at = start + panel * PANEL
+        if room is not None and table[i, LAYOUT] != PANELS:
             regroup(arena, table, i, chunk * CHUNK, room)
-        for z in range(min(CHUNK, table[i, OUTPUTS] - chunk * CHUNK + PANEL - 1) // PANEL):
-            panel = chunk * (CHUNK // PANEL) + z
-            at = start + panel * PANEL
-            if table[i, LAYOUT] == PANELS:
-                codes, scales = table[i, CODES] + panel * of_codes, table[i, SCALES] + panel * of_scales
-                mins = table[i, MINS] + panel * of_scales
-                _dot_panel(arena, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at, stride)
-            else:
+            for z in range(panels):
                 codes, scales, mins = places_in_room(form, blocks, z)
-                _dot_panel(room, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at, stride)
+                _dot_panel(room, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at + z * PANEL, stride)
+            continue
+        for z in range(panels):
+            codes, scales = table[i, CODES] + (panel + z) * of_codes, table[i, SCALES] + (panel + z) * of_scales
+            mins = table[i, MINS] + (panel + z) * of_scales
+            _dot_panel(arena, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at + z * PANEL, stride)
 
 
-@inner
+@compiled
 def _dot_panel(
     weights: Any,
     form: int,
@@ -254,7 +250,7 @@ def _dot_panel(
             store_tile(y, at + tile * HALF * stride, stride, value)
 
 
-@inner
+@compiled
 def _dot_floats(weights: Any, form: int, inputs: int, at: int, x: Any, a: Any) -> Any:
     b = c = d = a
     for j in range(0, inputs, 4):
@@ -273,7 +269,7 @@ def _dot_floats(weights: Any, form: int, inputs: int, at: int, x: Any, a: Any) -
     return add_tiles(add_tiles(a, b), add_tiles(c, d))
 
 
-@inner
+@compiled
 def _dot_blocks(
     weights: Any,
     form: int,

@@ -17,7 +17,7 @@ from sparseact.engine.simd.bytes import (
     odd_bf16,
     splat_4_bytes,
 )
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     add,
     add_i32,
@@ -77,7 +77,7 @@ def dot_panels(
         store_f32(y, panel * PANEL, value)
 
 
-@inner
+@compiled
 def _panel_f32(arena: Any, at: int, inputs: int, x: Any) -> Any:
     a = b = c = d = splat_f32(0.0)
     for j in range(0, inputs, 4):
@@ -89,7 +89,7 @@ def _panel_f32(arena: Any, at: int, inputs: int, x: Any) -> Any:
     return add(add(a, b), add(c, d))
 
 
-@inner
+@compiled
 def _panel_bf16(arena: Any, at: int, inputs: int, x: Any) -> Any:
     a = b = c = d = splat_f32(0.0)
     for j in range(0, inputs, 4):
@@ -102,7 +102,7 @@ def _panel_bf16(arena: Any, at: int, inputs: int, x: Any) -> Any:
     return add(add(a, b), add(c, d))
 
 
-@inner
+@compiled
 def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
@@ -119,7 +119,7 @@ def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
     return value
 
 
-@inner
+@compiled
 def _block_q4(start: Any, arena: Any, at: int, aq: Any, j: int) -> Any:
     """Start + the products of the 32 inputs from j on: the low nibbles are the first 16, the high the last."""
     a, b = start, splat_i32(0)
@@ -130,7 +130,7 @@ def _block_q4(start: Any, arena: Any, at: int, aq: Any, j: int) -> Any:
     return to_f32(add_i32(a, b))
 
 
-@inner
+@compiled
 def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
@@ -140,7 +140,7 @@ def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
     return value
 
 
-@inner
+@compiled
 def _panel_q4m(arena: Any, at: int, at_scale: int, at_min: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):

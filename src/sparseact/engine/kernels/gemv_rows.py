@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
-from sparseact.engine.quant.layouts import width_of_row
+from sparseact.engine.quant.dequant import width_of_row
 from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
@@ -14,7 +14,7 @@ from sparseact.engine.simd.bytes import (
     splat_halves_f32,
     splat_halves_i32,
 )
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import fma, load_bf16, load_f32, multiply, prefetch, splat_f32, to_f32, total
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 
@@ -67,12 +67,12 @@ def dot_rows(
             y[k + 3] = total(sums[3])
 
 
-@inner
+@compiled
 def _row(rows: Any, k: int, last: int) -> Any:
     return np.int64(rows[min(k, last - 1)])
 
 
-@inner
+@compiled
 def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
@@ -85,7 +85,7 @@ def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     return a, b, c, d
 
 
-@inner
+@compiled
 def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
@@ -98,7 +98,7 @@ def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     return a, b, c, d
 
 
-@inner
+@compiled
 def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any, ascale: Any, asum: Any) -> Any:
     """Two blocks at a time: one in the first eight lanes, one in the last."""
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
@@ -130,6 +130,6 @@ def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any,
     return a, b, c, d
 
 
-@inner
+@compiled
 def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
     return to_f32(dot_bytes(start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))

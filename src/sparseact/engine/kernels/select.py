@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import count_below, total_above, total_of, total_of_squares
 from sparseact.recipes.selection import DEVIATIONS, HIGHEST, MASS
 
@@ -24,7 +24,7 @@ def select_rows(rule: int, number: float, group: int, keep: int, scores: Any, on
             on[token, j] = row[j] > limit
 
 
-@inner
+@compiled
 def find_threshold(rule: int, number: Any, group: int, keep: int, scores: Any, n: int) -> Any:
     """The number that scores[:n], none below 0, are above where the unit is on; others may be set to -1."""
     if rule == DEVIATIONS:
@@ -38,7 +38,7 @@ def find_threshold(rule: int, number: Any, group: int, keep: int, scores: Any, n
     return np.float32(number)
 
 
-@inner
+@compiled
 def _above_mean(scores: Any, n: int, deviations: Any) -> Any:
     """The mean of the scores plus a number of their standard deviations."""
     mean = total_of(scores, n) / np.float32(n)
@@ -46,7 +46,7 @@ def _above_mean(scores: Any, n: int, deviations: Any) -> Any:
     return mean + deviations * max(np.float32(np.sqrt(variance)), np.float32(1e-12))
 
 
-@inner
+@compiled
 def _holding(scores: Any, n: int, mass: Any) -> Any:
     """The largest number such that the scores above it hold less than a share of all: those at it are on too.
 
@@ -63,7 +63,7 @@ def _holding(scores: Any, n: int, mass: Any) -> Any:
     return _float_of(low)
 
 
-@inner
+@compiled
 def _keep_highest(scores: Any, n: int, keep: int) -> None:
     """Set to -1 all but the `keep` highest of the scores; of equal ones the first stay.
 
@@ -89,7 +89,7 @@ def _keep_highest(scores: Any, n: int, keep: int) -> None:
             left -= 1
 
 
-@inner
+@compiled
 def _highest(scores: Any, n: int) -> int:
     """The highest score's bits."""
     highest = 0
@@ -99,6 +99,6 @@ def _highest(scores: Any, n: int) -> int:
     return highest
 
 
-@inner
+@compiled
 def _float_of(bits: int) -> Any:
     return np.int32(bits).view(np.float32)

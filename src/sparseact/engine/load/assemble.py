@@ -26,7 +26,7 @@ from sparseact.engine.forward.state import (
     sizes_of,
 )
 from sparseact.engine.lm_head.fit import SCREEN, room_for_screen
-from sparseact.engine.load.load_model import format_of, load_model
+from sparseact.engine.load.load_model import formats_of, load_model
 from sparseact.engine.quant.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import BLOCK, F32, Floats, quantise
@@ -45,6 +45,7 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     Raises:
         InputError: an unknown dtype, or a damaged file.
     """
+    formats = formats_of(weights, dtype)
     layouts: dict[str, str] = {}
     extra: dict[str, Floats] = {}
     factors: dict[str, Floats] = {}
@@ -52,9 +53,9 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     for name, gating in gatings.items():
         layer = name.partition(".")[0]
         if gating.choice == BY_PROMPT:
-            added += _room_for_chosen(weights, dtype, name, gating.selection)
+            added += _room_for_chosen(weights, formats, name, gating.selection)
             continue
-        layouts[name] = "columns" if _gathers(gating, weights, name, dtype) else "panels"
+        layouts[name] = "columns" if _gathers(gating, weights, name, formats[name]) else "panels"
         layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
         if gating.scale is not None:
             extra[f"{name}.scale"] = gating.scale
@@ -70,30 +71,30 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         spare, more = room_for_screen(weights.architecture)
         added += spare
         extra |= more
-    model = load_model(weights, dtype, layouts, extra, added)
+    model = load_model(weights, formats, layouts, extra, added)
     for name, factor in factors.items():
         model.arena.store(model.numbers[name], quantise(factor, exact))
     return model
 
 
-def _room_for_chosen(weights: Weights, dtype: str, name: str, selection: Selection) -> list[Linear]:
+def _room_for_chosen(weights: Weights, formats: Mapping[str, str], name: str, selection: Selection) -> list[Linear]:
     """Linears for some neurons or heads, the inputs of linear `name`, which the prompt chooses."""
     outputs, inputs = weights.shape(name)
     size = inputs // selection.group
     chosen = size * selection.keep
     layer, _, part = name.partition(".")
     rows = [
-        Linear(f"{maker}.chosen", format_of(weights, maker, dtype), "panels", chosen, weights.shape(maker)[1])
+        Linear(f"{maker}.chosen", formats[maker], "panels", chosen, weights.shape(maker)[1])
         for maker in (f"{layer}.{short}" for short in MADE_BY[part])
         if maker in weights
     ]
-    form = format_of(weights, name, dtype)
+    form = formats[name]
     # Columns of different blocks are rounded anew; to 4 bits, that would show.
     form = "q8" if form in {"q4", "q4m"} and size % BLOCK else form
     return [*rows, Linear(f"{name}.chosen", form, "panels", outputs, chosen)]
 
 
-def _gathers(gating: Gating, weights: Weights, name: str, dtype: str) -> bool:
+def _gathers(gating: Gating, weights: Weights, name: str, form: str) -> bool:
     """Whether reading the columns that are on takes less time than a stream of all weights.
 
     Processors fetch a stream ahead by themselves; what is read out of order waits for memory. A column of n bytes was
@@ -101,7 +102,7 @@ def _gathers(gating: Gating, weights: Weights, name: str, dtype: str) -> bool:
     from a level of .53 on, 1536 from .39, 3072 from .33). The columns of a head are streams, eight at a time, and take
     that of 1.5 n bytes (Gemma 3's at a density of .8 and .5: 1.21 and .77 of all in 8 bits; 49,152 rows: 1.29 and .85).
     """
-    column = weights.shape(name)[0] * BYTES[format_of(weights, name, dtype)]
+    column = weights.shape(name)[0] * BYTES[form]
     cost = 1.5 * column if name == weights.architecture.head else 1.35 * column + 450
     return gating.choice != BY_INPUT or (1 - gating.level) * cost < column
 

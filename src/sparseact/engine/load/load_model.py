@@ -8,7 +8,8 @@ import numpy as np
 
 from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.state import padded, zeros
-from sparseact.engine.quant.arena import BIAS, Arena, Linear
+from sparseact.engine.load.packed import keep_packed, packed_path, read_packed
+from sparseact.engine.quant.arena import BIAS, CODES, Arena, Linear
 from sparseact.errors import unknown_name
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import FORMATS, Floats, Quantised, dequantise, joined, quantise
@@ -22,38 +23,56 @@ ROWS = 4096
 
 def load_model(
     weights: Weights,
-    dtype: str,
+    formats: Mapping[str, str],
     layouts: Mapping[str, str],
     extra: Mapping[str, Floats] | None = None,
     added: Sequence[Linear] = (),
 ) -> Model:
-    """Read all weights.
+    """All weights, packed; read as they were packed before where that was kept.
 
     Args:
         weights: where they are.
-        dtype: one of `DTYPES`.
+        formats: of the linears, see `formats_of`.
         layouts: layout of each linear that is not in panels, by canonical name.
         extra: more vectors.
         added: more linears, which are still zeros.
 
     Raises:
-        InputError: an unknown dtype, or a damaged file.
+        InputError: a damaged file.
+    """
+    linears = [Linear(name, form, layouts.get(name, "panels"), *weights.shape(name)) for name, form in formats.items()]
+    arena = Arena.allocate([*linears, *added])
+    names = [name for name in weights.names if name not in formats]
+    vectors, offsets = _room_for_vectors({name: weights.shape(name) for name in names}, extra or {})
+    # What the model itself has comes first.
+    end = int(arena.table[len(linears), CODES]) if added else arena.data.size
+    parts = vectors[: sum(padded(int(np.prod(weights.shape(name)))) for name in names)], arena.data[:end]
+    path = packed_path(weights, linears)
+    if path is None or not read_packed(path, parts):
+        for i, linear in enumerate(linears):
+            arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
+        for name in names:
+            value = weights.floats(name).reshape(-1)
+            vectors[offsets[name] :][: value.size] = value
+        if path is not None:
+            keep_packed(path, parts)
+    numbers = {linear.name: i for i, linear in enumerate(arena.linears)}
+    head = list(formats)[-1]  # `head`, or `embed` where they are one
+    for name, i in numbers.items():
+        arena.table[i, BIAS] = offsets.get("head.bias" if name == head else f"{name}.bias", -1)
+    return Model(arena, numbers, vectors, offsets)
+
+
+def formats_of(weights: Weights, dtype: str) -> dict[str, str]:
+    """The format of each linear, one of `FORMATS`, for one of `DTYPES`, in the order in which a token reads them.
+
+    Raises:
+        InputError: an unknown dtype.
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype: unknown type of weights", dtype, DTYPES)
     names = linear_names(weights.architecture, weights.names)
-    linears = [
-        Linear(name, format_of(weights, name, dtype), layouts.get(name, "panels"), *weights.shape(name))
-        for name in names
-    ]
-    arena = Arena.allocate([*linears, *added])
-    for i, linear in enumerate(linears):
-        arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
-    vectors, offsets = _vectors(weights, [name for name in weights.names if name not in names], extra or {})
-    numbers = {linear.name: i for i, linear in enumerate(arena.linears)}
-    for name, i in numbers.items():
-        arena.table[i, BIAS] = offsets.get("head.bias" if name == _head(names) else f"{name}.bias", -1)
-    return Model(arena, numbers, vectors, offsets)
+    return {name: _format_of(weights, name, dtype) for name in names}
 
 
 def linear_names(architecture: Architecture, names: Collection[str]) -> list[str]:
@@ -63,12 +82,7 @@ def linear_names(architecture: Architecture, names: Collection[str]) -> list[str
     return [name for name in (*blocks, "embed", "head") if name in names]
 
 
-def _head(names: Sequence[str]) -> str:
-    return names[-1]  # `head`, or `embed` where they are one
-
-
-def format_of(weights: Weights, name: str, dtype: str) -> str:
-    """The format of a linear, one of `FORMATS`, for one of `DTYPES`."""
+def _format_of(weights: Weights, name: str, dtype: str) -> str:
     if dtype == "file":
         first = weights.read(name, 0, 1)
         if isinstance(first, Quantised):
@@ -102,14 +116,16 @@ def _as(value: Floats | Quantised, format: str) -> Quantised:  # noqa: A002
     return quantise(floats_of(value), format)
 
 
-def _vectors(weights: Weights, names: Sequence[str], extra: Mapping[str, Floats]) -> tuple[Floats, dict[str, int]]:
-    sizes = {name: int(np.prod(weights.shape(name))) for name in names} | {name: v.size for name, v in extra.items()}
+def _room_for_vectors(
+    shapes: Mapping[str, tuple[int, ...]], extra: Mapping[str, Floats]
+) -> tuple[Floats, dict[str, int]]:
+    """Zeros for vectors, then those that are given, and where each begins."""
+    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()} | {name: v.size for name, v in extra.items()}
     offsets, end = {}, 0
     for name, size in sizes.items():
         offsets[name] = end
         end += padded(size)
     vectors = zeros((max(end, 1),))
-    for name, size in sizes.items():
-        value = extra[name] if name in extra else weights.floats(name)
-        vectors[offsets[name] : offsets[name] + size] = value.reshape(-1)
+    for name, value in extra.items():
+        vectors[offsets[name] : offsets[name] + value.size] = value.reshape(-1)
     return vectors, offsets

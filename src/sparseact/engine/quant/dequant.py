@@ -14,8 +14,8 @@ from sparseact.engine.quant.arena import (
     PADDED_OUTPUTS,
     SCALES,
 )
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS, width_of_row
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import bf16_at, f16_at, f32_at
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 
@@ -58,13 +58,13 @@ def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
 
 
 @compiled
-def unpack(arena: Any, table: Any, i: int, first: int, last: int, out: Any) -> None:
-    """out[: last - first, :inputs] = the rows first..last of linear `i`, of any layout; out float32."""
-    for row in range(first, last):
-        read_row(arena, table, i, row, out[row - first])
+def read_rows(arena: Any, table: Any, i: int, rows: Any, out: Any) -> None:
+    """out[:, :inputs] = some rows of linear `i`, by their numbers, of any layout; out float32."""
+    for k in range(len(rows)):
+        read_row(arena, table, i, rows[k], out[k])
 
 
-@inner
+@compiled
 def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
     """Where the codes of a row's inputs j..j+15 lie: input j + k at start + k // unit * step + k % unit.
 
@@ -93,7 +93,7 @@ def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
     return row * (width_of_row(form, inputs) if form == Q8 else inputs) + j, 1, 1, 0
 
 
-@inner
+@compiled
 def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
     """Where the scale and the minimum of a row's block g lie in the arena."""
     layout, blocks = table[i, LAYOUT], table[i, PADDED_INPUTS] // BLOCK
@@ -105,3 +105,14 @@ def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
     in_panel = (row // PANEL * blocks + g) * PANEL + row % PANEL
     at = in_panel if layout == PANELS else g * table[i, PADDED_OUTPUTS] + row
     return table[i, SCALES] + 2 * at, table[i, MINS] + 2 * at
+
+
+@compiled
+def width_of_row(form: int, inputs: int) -> int:
+    """Bytes from one row to the next in the layout `rows`: its codes, scales and minimums."""
+    if form == F32:
+        return inputs * 4
+    if form == BF16:
+        return inputs * 2
+    scales = inputs // BLOCK * 2
+    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales

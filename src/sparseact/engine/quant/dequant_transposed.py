@@ -9,7 +9,7 @@ from sparseact.engine.quant.arena import CODES, FORMAT, INPUTS, LAYOUT, MINS, PA
 from sparseact.engine.quant.dequant import read_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS
 from sparseact.engine.simd.bytes import even_bf16, field_to_f32, load_bytes, load_nibbles, odd_bf16, quarters_to_f32
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import fma, load_bf16, load_f16, load_f32, load_i32, multiply, splat_f32, store_f32
 from sparseact.models.formats import BF16, BLOCK, F32, Q4M, Q8
 
@@ -41,7 +41,7 @@ def unpack_transposed(arena: Any, table: Any, i: int, first: int, last: int, out
             read_row(arena, table, i, row, out[:, row - first])
 
 
-@inner
+@compiled
 def _offset(arena: Any, table: Any, i: int, at: int) -> Any:
     """The scales of 16 rows at place `at` among the scales, and what the code 0 stands for."""
     form = table[i, FORMAT]
@@ -51,7 +51,7 @@ def _offset(arena: Any, table: Any, i: int, at: int) -> Any:
     return scale, multiply(scale, splat_f32(-128.0 if form == Q8 else -8.0))
 
 
-@inner
+@compiled
 def _panel(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> None:
     form, inputs, padded, stride = table[i, FORMAT], table[i, INPUTS], table[i, PADDED_INPUTS], out.shape[1]
     codes = table[i, CODES]
@@ -75,7 +75,7 @@ def _panel(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> N
             store_f32(out, j * stride + column, fma(code, scale, offset))
 
 
-@inner
+@compiled
 def _chunk(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> None:
     form, rows, stride = table[i, FORMAT], table[i, PADDED_OUTPUTS], out.shape[1]
     codes = table[i, CODES]

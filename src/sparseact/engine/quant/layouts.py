@@ -10,8 +10,7 @@ rows     one row after another, its codes, then its scales and minimums: for lin
 
 from dataclasses import dataclass
 
-from sparseact.engine.simd.jit import compiled
-from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q8
+from sparseact.models.formats import BLOCK
 
 LAYOUTS = ("panels", "columns", "rows")
 """Names of the layouts; the number of a layout in the table of linears is its place here."""
@@ -21,6 +20,11 @@ PANEL = 16
 """Rows that are interleaved in the layout `panels`: the lanes of a 512-bit vector."""
 CHUNK = 64
 """Rows of a column that one load takes in the layout `columns`; the inputs that one load takes in `rows`."""
+
+TILE = 8
+"""Tokens of a tile."""
+HALF = TILE // 2
+"""Tokens of a tile of floats, which have four sums each, and of a few integers."""
 
 _BITS = {"f32": 32, "bf16": 16, "q8": 8, "q4": 4, "q4m": 4}
 
@@ -52,15 +56,10 @@ def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # n
     return Shape(rows, columns, codes, scales, mins)
 
 
-@compiled
-def width_of_row(form: int, inputs: int) -> int:
-    """Bytes from one row to the next in the layout `rows`: its codes, scales and minimums."""
-    if form == F32:
-        return inputs * 4
-    if form == BF16:
-        return inputs * 2
-    scales = inputs // BLOCK * 2
-    return inputs + scales if form == Q8 else inputs // 2 + scales if form == Q4 else inputs // 2 + 2 * scales
+def bytes_of_chunk(format: str, inputs: int) -> int:  # noqa: A002
+    """Room for 64 rows of a linear as panels."""
+    shape = shape_of(format, "panels", CHUNK, inputs)
+    return shape.codes + shape.scales + shape.mins
 
 
 def _up(n: int, unit: int) -> int:

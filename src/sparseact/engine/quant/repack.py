@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, width_of_row
+from sparseact.engine.quant.dequant import width_of_row
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
 from sparseact.engine.simd.bytes import (
     interleave_high_8,
     interleave_high_16,
@@ -21,7 +22,7 @@ from sparseact.engine.simd.bytes import (
     load_pairs,
     store_bytes,
 )
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import load_f32, prefetch, store_f32, store_i32
 from sparseact.models.formats import BF16, BLOCK, F32, Q4M, Q8
 
@@ -34,20 +35,13 @@ AHEAD = 64
 
 
 @compiled
-def bytes_of_chunk(form: int, inputs: int) -> int:
-    """Room for four panels with `inputs` inputs (padded)."""
-    codes, scales, mins = sizes_of_panel(form, inputs // BLOCK)
-    return CHUNK // PANEL * (codes + scales + mins)
-
-
-@inner
 def sizes_of_panel(form: int, blocks: int) -> tuple[int, int, int]:
     """Bytes of the codes, scales and minimums of a panel."""
     scales = 0 if form in (F32, BF16) else blocks * PANEL * SCALE
     return _bytes_of_codes(form, blocks * BLOCK * PANEL), scales, scales if form == Q4M else 0
 
 
-@inner
+@compiled
 def places_in_room(form: int, blocks: int, z: int) -> tuple[int, int, int]:
     """Where the codes, scales and minimums of panel z of a chunk lie: the parts of the four panels together."""
     codes, scales, mins = sizes_of_panel(form, blocks)
@@ -55,12 +49,12 @@ def places_in_room(form: int, blocks: int, z: int) -> tuple[int, int, int]:
     return z * codes, panels * codes + z * scales, panels * (codes + scales) + z * mins
 
 
-@inner
+@compiled
 def _bytes_of_codes(form: int, n: int) -> int:
     return 4 * n if form == F32 else 2 * n if form == BF16 else n if form == Q8 else n // 2
 
 
-@inner
+@compiled
 def regroup(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     """The rows from `row`, a multiple of 64, on of linear `i` as panels, at `places_in_room`."""
     if table[i, LAYOUT] == COLUMNS:
@@ -69,7 +63,7 @@ def regroup(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
         _rows(arena, table, i, row, room)
 
 
-@inner
+@compiled
 def _columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     form = table[i, FORMAT]
     if form in (F32, BF16):
@@ -79,7 +73,7 @@ def _columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
         _scales_of_columns(arena, table, i, row, room)
 
 
-@inner
+@compiled
 def _floats_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     form, inputs, rows = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, PADDED_OUTPUTS]
     step = _bytes_of_codes(form, inputs * PANEL)
@@ -95,7 +89,7 @@ def _floats_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> N
                 store_i32(room, to + j // 2 * VECTOR, load_pairs(arena, at, at + 2 * rows))
 
 
-@inner
+@compiled
 def _codes_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     form, inputs, rows, codes = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, PADDED_OUTPUTS], table[i, CODES]
     step = _bytes_of_codes(form, inputs * PANEL)
@@ -121,7 +115,7 @@ def _codes_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> No
             _store_four(room, v * VECTOR, step, four)
 
 
-@inner
+@compiled
 def _store_four(room: Any, at: int, step: int, four: Any) -> None:
     """A vector for each panel, by numbers that are constant: a place that is not known would be looked for."""
     store_bytes(room, at, four[0])
@@ -130,14 +124,14 @@ def _store_four(room: Any, at: int, step: int, four: Any) -> None:
     store_bytes(room, at + 3 * step, four[3])
 
 
-@inner
+@compiled
 def _ask(arena: Any, at: int, step: int) -> None:
     """Ask for four columns. No processor foresees where the next one is."""
     for k in range(4):
         prefetch(arena, at + k * step)
 
 
-@inner
+@compiled
 def _scales_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     form, blocks, rows = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK, table[i, PADDED_OUTPUTS]
     source, target = arena.view(np.int64), room.view(np.int64)
@@ -153,7 +147,7 @@ def _scales_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> N
                     target[mins // 8 + g * width + k] = source[(table[i, MINS] + at) // 8 + k]
 
 
-@inner
+@compiled
 def _four_bytes(arena: Any, at: int, step: int) -> Any:
     return by_fours(
         load_bytes(arena, at),
@@ -163,7 +157,7 @@ def _four_bytes(arena: Any, at: int, step: int) -> Any:
     )
 
 
-@inner
+@compiled
 def _four_nibbles(arena: Any, at: int, half: int) -> Any:
     return by_fours(
         load_nibbles(arena, at),
@@ -173,7 +167,7 @@ def _four_nibbles(arena: Any, at: int, half: int) -> Any:
     )
 
 
-@inner
+@compiled
 def by_fours(w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
     """The codes of four columns, those of a row together: 16 rows in each vector."""
     low01, high01 = interleave_low_8(w0, w1), interleave_high_8(w0, w1)
@@ -186,7 +180,7 @@ def by_fours(w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
     )
 
 
-@inner
+@compiled
 def _rows(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
     """By words of 4 bytes, which stay together in all formats, and then by scales."""
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.simd.jit import compiled, inner
+from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import LANES, add, fma, largest, load_f32, maximum, splat_f32, total, where_above
 
 
-@inner
+@compiled
 def total_of(x: Any, n: int) -> Any:
     """The sum of x[:n]."""
     whole = n // LANES * LANES
@@ -21,7 +21,7 @@ def total_of(x: Any, n: int) -> Any:
     return result
 
 
-@inner
+@compiled
 def total_of_squares(x: Any, n: int, centre: Any) -> Any:
     """The sum of (x[:n] - centre)^2."""
     whole = n // LANES * LANES
@@ -35,7 +35,7 @@ def total_of_squares(x: Any, n: int, centre: Any) -> Any:
     return result
 
 
-@inner
+@compiled
 def total_above(x: Any, n: int, limit: Any) -> Any:
     """The sum of those of x[:n] that are above a limit."""
     whole = n // LANES * LANES
@@ -49,7 +49,7 @@ def total_above(x: Any, n: int, limit: Any) -> Any:
     return result
 
 
-@inner
+@compiled
 def count_below(x: Any, n: int, limit: Any) -> int:
     """How many of x[:n] are below a limit; exact up to 2^24."""
     whole = n // LANES * LANES

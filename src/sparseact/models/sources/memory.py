@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ class LoadedModel:
     Attributes:
         parameters: by name, a tied one by each of its names.
         where: the model's class, for errors.
+        files: none.
     """
 
     parameters: Mapping[str, Any]
     where: str
+    files: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> LoadedModel:

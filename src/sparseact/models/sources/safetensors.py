@@ -64,6 +64,11 @@ class SafetensorsFolder:
         return cls(entries)
 
     @property
+    def files(self) -> list[Path]:
+        """The files that hold tensors."""
+        return sorted({entry.path for entry in self.entries.values()})
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each tensor."""
         return {name: entry.shape for name, entry in self.entries.items()}
