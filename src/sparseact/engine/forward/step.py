@@ -101,7 +101,7 @@ def choose_found(sizes: Sizes, buffers: Buffers) -> None:
 def decode(masks: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """A thread's part of one step: the logits of the token in the control array, and the likeliest of them."""
     control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
-    position, dense = control[POSITION], None if masks is None else control[DENSE]
+    position, dense = control[POSITION], masks if masks is None else control[DENSE]  # None, or a number
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     embed(control[GIVEN], position, sizes, tables, residual)
     cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
