@@ -15,6 +15,7 @@ from method_pages import methods
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_SOURCE = re.compile(r"\(([A-Z]\w+ et al\. \d{4}.*)\)\.")
 _UNITS = {"find_channels": "inputs of all linears", "find_neurons": "neurons", "find_sites": "heads (`heads`)"}
 _PASSES = {"none": "1 forward", "own": "1 forward, 1 backward", "path": "n forwards and backwards per site"}
 
@@ -39,7 +40,9 @@ def _metrics(set_formula: Callable[[str], str]) -> str:
     for kind, name, metric in methods():
         if kind == "metrics":
             label = "no" if metric.reads == "none" else "yes: an oracle"
-            rows.append((f"`{name}`", set_formula(_score(metric)), label, _PASSES[metric.reads], _line(metric).source))
+            cited = _SOURCE.search(metric.__doc__ or "")
+            source = cited[1] if cited else "ours"
+            rows.append((f"`{name}`", set_formula(_score(metric)), label, _PASSES[metric.reads], source))
     return _table(("metric", "score", "needs the label", "passes per prompt", "source"), rows)
 
 
