@@ -14,7 +14,7 @@ from typing import Any
 
 import sparseact as sa
 from sparseact.data import load_prompts, prompt_ids
-from sparseact.engine.forward.step import FOUND
+from sparseact.engine.forward.state import FOUND
 from sparseact.errors import InputError
 
 WINDOW = 256

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("numba")
 
 from sparseact.engine.engine import Engine
-from sparseact.engine.forward.verify import MOST
+from sparseact.engine.forward.batch import MOST
 from sparseact.engine.speculative import PROBE, DraftLength
 from sparseact.errors import InputError
 from sparseact.policies import CATS, TEAL, Griffin, SparseAct

@@ -26,8 +26,8 @@ def test_products_are_exact_on_older_processors(cpu):
         pytest.skip("this machine has no AVX2")
     chosen = "ends_of_their_range or rounds or rounded or zero or to_the_bit"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "test_engine_kernels.py"],
-        cwd=Path(__file__).parent,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "test_kernels.py"],
+        cwd=Path(__file__).parents[1] / "kernels",
         env=os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""},
         capture_output=True,
         text=True,
