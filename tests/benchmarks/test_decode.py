@@ -277,8 +277,8 @@ def test_benchmark_runs_resumes_and_is_shown(benchmark, command, capsys):
     ("arguments", "said"),
     [
         (["--runners", "engine:q9"], "unknown type 'q9'"),
-        (["--context", "4000"], "--context 4000 is more"),
-        (["--recipes", "x"], "--recipe x"),
+        (["--context", "4000"], "`context` 4000 is more"),
+        (["--recipes", "x"], "recipe: x"),
     ],
 )
 def test_mistakes_are_one_line(command, arguments, said):
