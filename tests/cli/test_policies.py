@@ -222,5 +222,5 @@ def test_the_real_model(run):
     assert found["achieved"] == pytest.approx(0.25, abs=0.06)
     assert found["bytes_per_token"] < 0.85 * found["bytes_per_token_dense"]
     prompt = ["--prompt", "What is the capital of France?", "--max-new-tokens", "8", "--model", "smollm2"]
-    status, out, _ = run("generate", "--recipe", "real", *prompt)
+    status, out, _ = run("generate", "--engine", "torch", "--recipe", "real", *prompt)
     assert "Paris" in out

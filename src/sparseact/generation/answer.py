@@ -178,7 +178,7 @@ def _by_engine(
 def _prepared(make: Callable[[], Engine], say: Callable[[str], object]) -> Engine:
     """An engine whose step is compiled, or its compiled code read, before the time is taken."""
     patience = Timer(
-        PATIENCE, say, ["preparing the engine; the first time on a machine, it is compiled, which takes about a minute"]
+        PATIENCE, say, ["preparing the engine; the first time on a machine, it is compiled, which takes some seconds"]
     )
     patience.daemon = True
     patience.start()
