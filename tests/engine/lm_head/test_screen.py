@@ -12,8 +12,7 @@ pytest.importorskip("numba")
 
 from sparseact.engine import engine as engine_module
 from sparseact.engine.engine import Engine
-from sparseact.engine.forward.state import X
-from sparseact.engine.forward.state import FOUND
+from sparseact.engine.forward.state import FOUND, X
 from sparseact.engine.lm_head import cache as kept_screen
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, room_for_screen
 from sparseact.engine.load.load_model import formats_of, load_model
