@@ -33,7 +33,7 @@ def kept(tmp_path, monkeypatch):
 
 def set_margin(engine, left_out, rounding):
     """Factors of the margin."""
-    tables = engine._lead.args[2]
+    tables = engine._lead._arguments[2]
     for name, factor in zip(SCREEN, (left_out, rounding), strict=True):
         tables.thresholds[engine._model.numbers[name]] = factor
 
@@ -149,7 +149,7 @@ def test_bytes_are_those_of_the_screen_and_of_what_it_lets_through():
 def screen_of(engine):
     """Bytes and vectors of an engine's screen, and the factors of its margin."""
     places = kept_screen._places(engine._model)
-    margin = engine._lead.args[2].thresholds[[engine._model.numbers[name] for name in SCREEN]]
+    margin = engine._lead._arguments[2].thresholds[[engine._model.numbers[name] for name in SCREEN]]
     return b"".join(part.tobytes() for part in [*places.values(), margin])
 
 
