@@ -16,23 +16,23 @@ import numpy.typing as npt
 
 from sparseact.errors import InputError
 
-LINE = 8
+LINE_WORDS = 8
 """Words of a cache line."""
-JOB, ARRIVED, ARMED, STOP = (word * LINE for word in range(4))
+JOB, ARRIVED, ARMED, STOP = (word * LINE_WORDS for word in range(4))
 """JOB counts the jobs that were given out, ARRIVED the arrivals at meeting points. ARMED: a job will come
 very soon, so nobody may fall asleep. STOP: go home."""
-ARGUMENTS = 4 * LINE
+ARGUMENTS = 4 * LINE_WORDS
 """First of a line of words in which the leader tells what the job is."""
-ASLEEP = 5 * LINE
-"""Of thread t at ASLEEP + LINE * t: it has returned to Python. The next word is the number of the last job it
+ASLEEP = 5 * LINE_WORDS
+"""Of thread t at ASLEEP + LINE_WORDS * t: it has returned to Python. The next word is the number of the last job it
 did, the one after that the arrivals at its last meeting."""
 
 
 def new_control(threads: int) -> npt.NDArray[np.int64]:
     """The words for a team, aligned to cache lines."""
-    words = np.zeros(ASLEEP + LINE * (threads + 1), np.int64)
-    start = (-words.ctypes.data % (8 * LINE)) // 8
-    return words[start : start + ASLEEP + LINE * threads]
+    words = np.zeros(ASLEEP + LINE_WORDS * (threads + 1), np.int64)
+    start = (-words.ctypes.data % (8 * LINE_WORDS)) // 8
+    return words[start : start + ASLEEP + LINE_WORDS * threads]
 
 
 class Team:

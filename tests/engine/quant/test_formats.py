@@ -8,8 +8,8 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseact.engine.quant.arena import CODES, FIELDS, LINE, MINS, PAGE, SCALES, Arena, Linear
-from sparseact.engine.quant.layouts import LAYOUTS, shape_of
+from sparseact.engine.quant.arena import CODES, FIELDS, MINS, PAGE, SCALES, Arena, Linear
+from sparseact.engine.quant.layouts import CACHE_LINE, LAYOUTS, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised, bf16_of, dequantise, float_of_bf16, quantise
 
@@ -104,7 +104,7 @@ def test_the_arena_keeps_linears_apart_and_aligned():
             assert (start >= 0) == (size > 0)
             if size:
                 assert start >= ends
-                assert start % LINE == 0
+                assert start % CACHE_LINE == 0
                 ends = start + size
     assert ends <= arena.data.size
 

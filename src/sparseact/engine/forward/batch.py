@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     words: npt.NDArray[np.int32]  # [threads, tiles, ... / 4, HALF]
     scales: Floats  # [threads, tiles, blocks, HALF]
     sums: npt.NDArray[np.int32]  # [threads, tiles, blocks, HALF]
-    room: npt.NDArray[np.uint8]  # [threads, ...] for 64 rows as panels
+    scratch: npt.NDArray[np.uint8]  # [threads, ...] for 64 rows as panels
     highest: Floats  # [threads, MOST]
     best: npt.NDArray[np.int64]  # [threads, MOST]
 
@@ -42,7 +42,7 @@ def batch_of(sizes: Sizes, tables: Tables, buffers: Buffers) -> Batch:
     outputs = zeros((MOST, DOWN + 1, 1, widest))
     logits = zeros((MOST, padded(sizes.vocabulary)))
     regrouped = tables.linears[tables.linears[:, LAYOUT] != PANELS]
-    room = max((bytes_of_chunk(FORMATS[row[FORMAT]], int(row[PADDED_INPUTS])) for row in regrouped), default=1)
+    scratch = max((bytes_of_chunk(FORMATS[row[FORMAT]], int(row[PADDED_INPUTS])) for row in regrouped), default=1)
     return Batch(
         tokens=np.zeros(1 + MOST, np.int64),
         found=np.zeros(MOST, np.int64),
@@ -57,7 +57,7 @@ def batch_of(sizes: Sizes, tables: Tables, buffers: Buffers) -> Batch:
         words=zeros((threads, tiles, widest // 4, HALF), np.int32),
         scales=zeros((threads, tiles, widest // BLOCK, HALF)),
         sums=zeros((threads, tiles, widest // BLOCK, HALF), np.int32),
-        room=zeros((threads, padded(room)), np.uint8),
+        scratch=zeros((threads, padded(scratch)), np.uint8),
         highest=zeros((threads, MOST)),
         best=zeros((threads, MOST), np.int64),
     )

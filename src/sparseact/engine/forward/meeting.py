@@ -9,7 +9,7 @@ from typing import Any
 
 from sparseact.engine.simd.atomics import atomic_add, atomic_load, atomic_store, give_way, pause
 from sparseact.engine.simd.jit import compiled
-from sparseact.engine.threads import ARMED, ARRIVED, ASLEEP, JOB, LINE, STOP
+from sparseact.engine.threads import ARMED, ARRIVED, ASLEEP, JOB, LINE_WORDS, STOP
 
 SPINS = 200
 """Pauses before yielding: about 10 microseconds."""
@@ -22,8 +22,8 @@ def meet(control: Any, thread: int, threads: int) -> None:
     """Wait until all threads of the team are here, and have written what they wrote."""
     if threads == 1:
         return
-    arrivals = control[ASLEEP + LINE * thread + 2] + threads
-    control[ASLEEP + LINE * thread + 2] = arrivals
+    arrivals = control[ASLEEP + LINE_WORDS * thread + 2] + threads
+    control[ASLEEP + LINE_WORDS * thread + 2] = arrivals
     atomic_add(control, ARRIVED, 1)
     spins = 0
     while atomic_load(control, ARRIVED) < arrivals:
@@ -40,7 +40,7 @@ def begin_job(control: Any, threads: int) -> bool:
     if atomic_load(control, ARMED) == 0:
         atomic_add(control, ARMED, 1)
         for thread in range(1, threads):
-            if atomic_load(control, ASLEEP + LINE * thread) != 0:
+            if atomic_load(control, ASLEEP + LINE_WORDS * thread) != 0:
                 return False
     atomic_add(control, JOB, 1)
     return True
@@ -49,7 +49,7 @@ def begin_job(control: Any, threads: int) -> bool:
 @compiled
 def next_job(control: Any, thread: int) -> bool:
     """Wait for a job that this helper has not done; False when there was none for long, or all is over."""
-    asleep = ASLEEP + LINE * thread
+    asleep = ASLEEP + LINE_WORDS * thread
     done = control[asleep + 1]
     atomic_store(control, asleep, 0)
     waited = 0

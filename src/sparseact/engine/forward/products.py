@@ -29,16 +29,16 @@ def products(model: Model, threads: int) -> Iterator[Product]:
     Meanwhile NumPy's products have one thread: OpenBLAS has its threads spin for a tenth of a second after their work,
     on the processors that the first tokens after a prompt want.
     """
-    rooms: dict[tuple[int, ...], _Room] = {}
+    scratch: dict[tuple[int, ...], _Scratch] = {}
     with ThreadPoolExecutor(threads) as pool, _blas().limit(limits=1, user_api="blas"):
 
         def product(name: str, x: Floats) -> Floats:
             i = model.numbers[name]
             form, inputs, padded = (int(model.arena.table[i, field]) for field in (FORMAT, INPUTS, PADDED_INPUTS))
             key = len(x), inputs, padded, form in {F32, BF16}
-            if key not in rooms:
-                rooms[key] = _Room(model, threads, *key)
-            return rooms[key].multiply(i, x, pool)
+            if key not in scratch:
+                scratch[key] = _Scratch(model, threads, *key)
+            return scratch[key].multiply(i, x, pool)
 
         yield product
 
@@ -53,8 +53,8 @@ def _blas() -> ThreadpoolController:
 _NOTHING = np.empty(0, np.float32)
 
 
-class _Room:
-    """Room for the inputs of some tokens, for linears of one size, and the calls that read it."""
+class _Scratch:
+    """Memory for the inputs of some tokens, for linears of one size, and the calls that read it."""
 
     def __init__(self, model: Model, threads: int, tokens: int, inputs: int, padded: int, floats: bool) -> None:  # noqa: FBT001
         self.table, self.tokens, self.inputs, self.floats = model.arena.table, tokens, inputs, floats
@@ -65,8 +65,8 @@ class _Room:
         self.x_tiles = np.empty((tiles, padded, width), np.float32) if floats else self.by_tile
         words = np.empty((tiles, padded // 4, width), np.int32)
         scales, sums = np.empty((tiles, blocks, width), np.float32), np.empty((tiles, blocks, width), np.int32)
-        room = np.empty(padded, np.int8), np.empty(blocks, np.float32), np.empty(blocks, np.int32)
-        self.tile = Call(tile_inputs, (self.rows, tokens, padded, words, scales, sums, *room))
+        quantised = np.empty(padded, np.int8), np.empty(blocks, np.float32), np.empty(blocks, np.int32)
+        self.tile = Call(tile_inputs, (self.rows, tokens, padded, words, scales, sums, *quantised))
         weights, read = (model.arena.data, model.arena.table), (self.x_tiles, words, scales, sums)
         most = max(bytes_of_chunk(form, padded) for form in FORMATS)
         regrouped = bool((model.arena.table[:, LAYOUT] != PANELS).any())

@@ -20,7 +20,7 @@ from sparseact.engine.quant.arena import CODES, MINS, SCALES
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.models.formats import BLOCK, Array, Floats, joined, quantise
 
-ROWS = 256
+ROWS_AT_ONCE = 256
 """Rows of which columns are taken at once, a multiple of 64."""
 
 
@@ -89,8 +89,8 @@ def copy_columns(model: Model, name: str, columns: Array) -> None:
     arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
     linear, small = arena.linears[source], arena.linears[target]
     if linear.format not in {"f32", "bf16"}:
-        pieces = range(0, linear.outputs, ROWS)
-        some = (model.weight(name, first, min(first + ROWS, linear.outputs))[:, columns] for first in pieces)
+        pieces = range(0, linear.outputs, ROWS_AT_ONCE)
+        some = (model.weight(name, first, min(first + ROWS_AT_ONCE, linear.outputs))[:, columns] for first in pieces)
         arena.store(target, joined([quantise(piece, small.format) for piece in some]))
         return
     # A panel is a list of vectors: 16 rows of one input in float32, of two inputs, in turn, in bfloat16.

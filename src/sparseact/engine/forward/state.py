@@ -56,7 +56,7 @@ GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
 token with the highest logit; 1 if that token is all that is wanted, and the head may be screened."""
 
-LINE = 64
+PADDING = 64
 """Floats to which buffers and vectors are padded, with zeros: four vectors of 16."""
 
 
@@ -117,7 +117,7 @@ FLOATS = 15
     OUTPUT,  # what attention or MLP add to the residual
     QUERY,
     KEPT,  # key or value
-    HEAD,  # what a head puts out
+    HEAD_OUTPUT,  # what a head puts out
     COS,  # of each kind of layer, one after the other
     SIN,
     HIGHEST,  # the highest logit, and the highest one by the screen
@@ -153,7 +153,7 @@ class Buffers(NamedTuple):
 
 def padded(n: int) -> int:
     """The next multiple of a line."""
-    return -(-n // LINE) * LINE
+    return -(-n // PADDING) * PADDING
 
 
 def sizes_of(architecture: Architecture, threads: int, linears: Mapping[str, int], offsets: Mapping[str, int]) -> Sizes:
@@ -260,6 +260,6 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> npt.NDArray[Any]:
     """Zeros that begin at a cache line."""
     count = int(np.prod(shape))
     size = np.dtype(dtype).itemsize
-    whole = np.zeros(count + LINE // size, dtype)
-    start = (-whole.ctypes.data % LINE) // size
+    whole = np.zeros(count + PADDING // size, dtype)
+    start = (-whole.ctypes.data % PADDING) // size
     return whole[start : start + count].reshape(shape)

@@ -22,7 +22,7 @@ from sparseact.engine.forward.state import (
     DOWN,
     FOUND,
     GIVEN,
-    HEAD,
+    HEAD_OUTPUT,
     HIGHEST,
     K_NORM,
     KEPT,
@@ -186,7 +186,7 @@ def attend_heads(
     places = tables.layers[layer]
     size, q = sizes.head_dim, places[CHOSEN_Q if chosen else Q]
     own = buffers.floats[thread]
-    query, out = own[QUERY], own[HEAD]
+    query, out = own[QUERY], own[HEAD_OUTPUT]
     seen = position + 1 if places[WINDOW] == 0 else min(position + 1, places[WINDOW])
     count = tables.linears[q, OUTPUTS] // size
     first, last = share(count, thread, sizes.threads)

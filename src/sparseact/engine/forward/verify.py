@@ -190,8 +190,8 @@ def _multiply(i: int, thread: int, threads: int, tables: Tables, batch: Batch, y
     first, last = _chunks(i, thread, threads, tables)
     tiles = (batch.tokens[0] + HALF - 1) // HALF
     x, words = batch.x_tiles[thread, :tiles], batch.words[thread, :tiles]
-    scales, sums, room = batch.scales[thread, :tiles], batch.sums[thread, :tiles], batch.room[thread]
-    dot_tiles(tables.arena, tables.linears, i, first, last, x, words, scales, sums, room, y, start, stride)
+    scales, sums, scratch = batch.scales[thread, :tiles], batch.sums[thread, :tiles], batch.scratch[thread]
+    dot_tiles(tables.arena, tables.linears, i, first, last, x, words, scales, sums, scratch, y, start, stride)
 
 
 @compiled

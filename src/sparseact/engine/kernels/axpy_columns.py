@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
-from sparseact.engine.quant.layouts import CHUNK
+from sparseact.engine.quant.layouts import CACHE_LINE, CHUNK
 from sparseact.engine.quant.repack import by_fours
 from sparseact.engine.simd.bytes import (
     dot_bytes,
@@ -35,9 +35,6 @@ from sparseact.engine.simd.vectors import (
     to_f32,
 )
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
-
-LINE = 64
-"""Bytes of a cache line."""
 
 
 @compiled
@@ -99,7 +96,7 @@ def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last:
             value = fma(load_bf16(arena, c2 + w), splat_f32(x2), value)
             value = fma(load_bf16(arena, c3 + w), splat_f32(x3), value)
             store_f32(y, r, value)
-            if w % LINE == 0:
+            if w % CACHE_LINE == 0:
                 _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
 
 
@@ -153,7 +150,7 @@ def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
         w0, w1 = load_nibbles(arena, c0 + h), load_nibbles(arena, c1 + h)
         w2, w3 = load_nibbles(arena, c2 + h), load_nibbles(arena, c3 + h)
         _dot_four(w0, w1, w2, w3, a, acc, r)
-        if h % LINE == 0:
+        if h % CACHE_LINE == 0:
             _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
 
 
@@ -178,7 +175,7 @@ def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any
 def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
     """Ask for the scales of block g: they are wanted when its columns have been read."""
     rows = table[i, PADDED_OUTPUTS]
-    for r in range(0, 2 * rows, LINE):
+    for r in range(0, 2 * rows, CACHE_LINE):
         prefetch(arena, table[i, SCALES] + 2 * g * rows + r)
         if table[i, FORMAT] == Q4M:
             prefetch(arena, table[i, MINS] + 2 * g * rows + r)

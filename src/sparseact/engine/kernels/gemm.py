@@ -149,7 +149,7 @@ def tile_inputs(
         words: int32 [tiles, padded inputs / 4, width], x rounded by `quantise_input`; written, as the next two.
         ascale: float32 [tiles, blocks, width].
         asum: int32 [tiles, blocks, width].
-        codes: int8 [padded inputs], room to work in, as the next two.
+        codes: int8 [padded inputs], scratch, as the next two.
         scales: float32 [blocks].
         sums: int32 [blocks].
     """
@@ -175,7 +175,7 @@ def dot_tiles(
     words: Any,
     ascale: Any,
     asum: Any,
-    room: Any,
+    scratch: Any,
     y: Any,
     start: int,
     stride: int,
@@ -192,7 +192,7 @@ def dot_tiles(
         words: int32 [tiles, padded inputs / 4, TILE or HALF] (`tile_inputs`); read for q8, q4, q4m, as the next two.
         ascale: float32 [tiles, blocks, width].
         asum: int32 [tiles, blocks, width].
-        room: uint8, for `bytes_of_chunk`, if the layout is not `panels`; a thread's own. None if it always is.
+        scratch: uint8, for `bytes_of_chunk`, if the layout is not `panels`; a thread's own. None if it always is.
         y: float32, flat: outputs of the first token at `start`, those of the next ones `stride` apart, all padded to
             64, and as many tokens as the tiles have room for.
         start: in y.
@@ -203,11 +203,13 @@ def dot_tiles(
     for chunk in range(first, last):
         panels, panel = min(CHUNK, table[i, OUTPUTS] - chunk * CHUNK + PANEL - 1) // PANEL, chunk * (CHUNK // PANEL)
         at = start + panel * PANEL
-        if room is not None and table[i, LAYOUT] != PANELS:
-            regroup(arena, table, i, chunk * CHUNK, room)
+        if scratch is not None and table[i, LAYOUT] != PANELS:
+            regroup(arena, table, i, chunk * CHUNK, scratch)
             for z in range(panels):
                 codes, scales, mins = places_in_room(form, blocks, z)
-                _dot_panel(room, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at + z * PANEL, stride)
+                _dot_panel(
+                    scratch, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at + z * PANEL, stride
+                )
             continue
         for z in range(panels):
             codes, scales = table[i, CODES] + (panel + z) * of_codes, table[i, SCALES] + (panel + z) * of_scales

@@ -6,6 +6,7 @@ import numpy as np
 
 from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.quant.dequant import width_of_row
+from sparseact.engine.quant.layouts import CACHE_LINE
 from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
@@ -18,8 +19,6 @@ from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import fma, load_bf16, load_f32, multiply, prefetch, splat_f32, to_f32, total
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
 
-LINE = 64
-"""Bytes of a cache line."""
 AHEAD = 8
 """Rows between the one that is read and the one that is asked for."""
 
@@ -50,7 +49,7 @@ def dot_rows(
         four = np.int64(rows[k]), _row(rows, k + 1, last), _row(rows, k + 2, last), _row(rows, k + 3, last)
         for later in range(k + AHEAD, min(k + AHEAD + 4, last)):
             start = table[i, CODES] + np.int64(rows[later]) * width
-            for line in range(start, start + width, LINE):
+            for line in range(start, start + width, CACHE_LINE):
                 prefetch(arena, line)
         if form == F32:
             sums = _four_f32(arena, table[i, CODES], width, four, x)
@@ -76,7 +75,7 @@ def _row(rows: Any, k: int, last: int) -> Any:
 def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
-    for w in range(codes, codes + width, LINE):
+    for w in range(codes, codes + width, CACHE_LINE):
         v = load_f32(x, (w - codes) // 4)
         a = fma(load_f32(arena, w + r0 * width), v, a)
         b = fma(load_f32(arena, w + r1 * width), v, b)
@@ -89,7 +88,7 @@ def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
 def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
-    for w in range(codes, codes + width, LINE // 2):
+    for w in range(codes, codes + width, CACHE_LINE // 2):
         v = load_f32(x, (w - codes) // 2)
         a = fma(load_bf16(arena, w + r0 * width), v, a)
         b = fma(load_bf16(arena, w + r1 * width), v, b)

@@ -38,7 +38,7 @@ TEXTS, TOKENS = 12, 64
 """Texts that the model writes by itself to find the directions, and the tokens of each."""
 SHARE = 0.6
 """Of the directions that the screen has."""
-ROWS = 16384
+ROWS_AT_ONCE = 16384
 """Tokens of the vocabulary that are screened at once when the screen is made."""
 
 
@@ -99,8 +99,8 @@ def fill_screen(model: Model, head: str, inputs: Floats, sigmas: float = SIGMAS)
     bias, parts = model.vector("screen.bias", screen.outputs), []
     sums, squares = np.zeros((2, screen.inputs + basis.inputs))
     error = 0.0
-    for first in range(0, screen.outputs, ROWS):
-        rows = model.weight(head, first, min(first + ROWS, screen.outputs))
+    for first in range(0, screen.outputs, ROWS_AT_ONCE):
+        rows = model.weight(head, first, min(first + ROWS_AT_ONCE, screen.outputs))
         along = rows @ kept.T
         bias[first : first + len(rows)] = rows @ mean
         both = np.concatenate([along, rows], axis=1)

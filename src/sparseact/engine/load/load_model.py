@@ -17,7 +17,7 @@ from sparseact.models.weights import Weights
 
 DTYPES = ("f32", "bf16", "q8", "q4", "file")
 """Types of the weights. `q4` keeps the embedding and the head at 8 bits; `file` takes what the file has."""
-ROWS = 4096
+ROWS_AT_ONCE = 4096
 """Rows of a tensor that are read at once, so that only the result stands in memory as a whole."""
 
 
@@ -101,8 +101,8 @@ def _format_of(weights: Weights, name: str, dtype: str) -> str:
 
 def _parts(weights: Weights, name: str) -> Iterator[Floats | Quantised]:
     rows = weights.shape(name)[0]
-    for first in range(0, rows, ROWS):
-        yield weights.read(name, first, min(first + ROWS, rows))
+    for first in range(0, rows, ROWS_AT_ONCE):
+        yield weights.read(name, first, min(first + ROWS_AT_ONCE, rows))
 
 
 def floats_of(value: Floats | Quantised) -> Floats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sparseact.engine.quant.layouts import LAYOUTS, Shape, shape_of
+from sparseact.engine.quant.layouts import CACHE_LINE, LAYOUTS, Shape, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised
 
@@ -38,8 +38,6 @@ FIELDS = 16
 
 PAGE = 2 << 20
 """Bytes of a huge page; the arena is aligned to it."""
-LINE = 64
-"""Bytes of a cache line; every part of the arena is aligned to it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class Arena:
             for field, wanted in ((CODES, shape.codes), (SCALES, shape.scales), (MINS, shape.mins)):
                 if wanted:
                     row[field] = size
-                    size += -(-wanted // LINE) * LINE
+                    size += -(-wanted // CACHE_LINE) * CACHE_LINE
         return cls(tuple(linears), _pages(size), table)
 
     def store(self, i: int, weights: Quantised) -> None:

@@ -1,4 +1,4 @@
-"""The layouts of weights in memory, and the room that a linear takes in each. Written by `pack`, read by the kernels.
+"""The layouts of weights in memory, and what a linear takes in each. Written by `pack`, read by the kernels.
 
 panels   16 rows interleaved, so that the lanes of a vector are rows and no sum runs across lanes: for
          linears of which every row is wanted.
@@ -20,6 +20,9 @@ PANEL = 16
 """Rows that are interleaved in the layout `panels`: the lanes of a 512-bit vector."""
 CHUNK = 64
 """Rows of a column that one load takes in the layout `columns`; the inputs that one load takes in `rows`."""
+
+CACHE_LINE = 64
+"""Bytes; every part of the arena is aligned to it."""
 
 TILE = 8
 """Tokens of a tile."""

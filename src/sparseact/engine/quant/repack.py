@@ -55,26 +55,26 @@ def _bytes_of_codes(form: int, n: int) -> int:
 
 
 @compiled
-def regroup(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def regroup(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     """The rows from `row`, a multiple of 64, on of linear `i` as panels, at `places_in_room`."""
     if table[i, LAYOUT] == COLUMNS:
-        _columns(arena, table, i, row, room)
+        _columns(arena, table, i, row, scratch)
     else:
-        _rows(arena, table, i, row, room)
+        _rows(arena, table, i, row, scratch)
 
 
 @compiled
-def _columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def _columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     form = table[i, FORMAT]
     if form in (F32, BF16):
-        _floats_of_columns(arena, table, i, row, room)
+        _floats_of_columns(arena, table, i, row, scratch)
     else:
-        _codes_of_columns(arena, table, i, row, room)
-        _scales_of_columns(arena, table, i, row, room)
+        _codes_of_columns(arena, table, i, row, scratch)
+        _scales_of_columns(arena, table, i, row, scratch)
 
 
 @compiled
-def _floats_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def _floats_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     form, inputs, rows = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, PADDED_OUTPUTS]
     step = _bytes_of_codes(form, inputs * PANEL)
     for j in range(0, inputs, 2):
@@ -82,22 +82,22 @@ def _floats_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> N
             place, to = j * rows + row + z * PANEL, z * step
             if form == F32:
                 at = table[i, CODES] + 4 * place
-                store_f32(room, to + j * VECTOR, load_f32(arena, at))
-                store_f32(room, to + (j + 1) * VECTOR, load_f32(arena, at + 4 * rows))
+                store_f32(scratch, to + j * VECTOR, load_f32(arena, at))
+                store_f32(scratch, to + (j + 1) * VECTOR, load_f32(arena, at + 4 * rows))
             else:
                 at = table[i, CODES] + 2 * place
-                store_i32(room, to + j // 2 * VECTOR, load_pairs(arena, at, at + 2 * rows))
+                store_i32(scratch, to + j // 2 * VECTOR, load_pairs(arena, at, at + 2 * rows))
 
 
 @compiled
-def _codes_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def _codes_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     form, inputs, rows, codes = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, PADDED_OUTPUTS], table[i, CODES]
     step = _bytes_of_codes(form, inputs * PANEL)
     if form == Q8:
         for v in range(inputs // 4):
             _ask(arena, codes + min(4 * v + AHEAD, inputs - 4) * rows + row, rows)
             four = _four_bytes(arena, codes + 4 * v * rows + row, rows)
-            _store_four(room, v * VECTOR, step, four)
+            _store_four(scratch, v * VECTOR, step, four)
     else:
         half = rows // 2
         for v in range(inputs // 8):
@@ -112,16 +112,16 @@ def _codes_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> No
                 join_nibbles(low[2], high[2]),
                 join_nibbles(low[3], high[3]),
             )
-            _store_four(room, v * VECTOR, step, four)
+            _store_four(scratch, v * VECTOR, step, four)
 
 
 @compiled
-def _store_four(room: Any, at: int, step: int, four: Any) -> None:
+def _store_four(scratch: Any, at: int, step: int, four: Any) -> None:
     """A vector for each panel, by numbers that are constant: a place that is not known would be looked for."""
-    store_bytes(room, at, four[0])
-    store_bytes(room, at + step, four[1])
-    store_bytes(room, at + 2 * step, four[2])
-    store_bytes(room, at + 3 * step, four[3])
+    store_bytes(scratch, at, four[0])
+    store_bytes(scratch, at + step, four[1])
+    store_bytes(scratch, at + 2 * step, four[2])
+    store_bytes(scratch, at + 3 * step, four[3])
 
 
 @compiled
@@ -132,9 +132,9 @@ def _ask(arena: Any, at: int, step: int) -> None:
 
 
 @compiled
-def _scales_of_columns(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def _scales_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     form, blocks, rows = table[i, FORMAT], table[i, PADDED_INPUTS] // BLOCK, table[i, PADDED_OUTPUTS]
-    source, target = arena.view(np.int64), room.view(np.int64)
+    source, target = arena.view(np.int64), scratch.view(np.int64)
     width = PANEL * SCALE // 8
     for z in range(4):
         _, scales, mins = places_in_room(form, blocks, z)
@@ -181,12 +181,12 @@ def by_fours(w0: Any, w1: Any, w2: Any, w3: Any) -> Any:
 
 
 @compiled
-def _rows(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
+def _rows(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     """By words of 4 bytes, which stay together in all formats, and then by scales."""
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
     blocks, width = inputs // BLOCK, width_of_row(form, inputs)
-    from_words, to_words = arena.view(np.int32), room.view(np.int32)
-    from_scales, to_scales = arena.view(np.int16), room.view(np.int16)
+    from_words, to_words = arena.view(np.int32), scratch.view(np.int32)
+    from_scales, to_scales = arena.view(np.int16), scratch.view(np.int16)
     for k in range(CHUNK):
         # Beyond the last row its copies: what they give is not read.
         start = table[i, CODES] + min(row + k, table[i, OUTPUTS] - 1) * width
