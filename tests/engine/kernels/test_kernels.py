@@ -14,7 +14,7 @@ from sparseact.engine.forward.prompt_choice import copy_columns
 from sparseact.engine.quant.arena import Arena, Linear
 from sparseact.engine.quant.layouts import LAYOUTS
 from sparseact.engine.simd.entry import Entry
-from sparseact.models.formats import FORMATS, Quantised, dequantise, quantise
+from sparseact.models.formats import BLOCK, FORMATS, Quantised, dequantise, quantise
 
 axpy_columns = Entry("kernels.axpy_columns.axpy_columns")
 axpy_long_columns = Entry("kernels.axpy_long_columns.axpy_long_columns")
@@ -57,8 +57,11 @@ class Problem:
         return dequantise(self.weights).astype(np.float64) @ self.input_seen
 
     def assert_close(self, y, expected, y_of_sizes=None):
-        """Within 1e-5 of the sum of the sizes of the terms."""
-        size = np.abs(dequantise(self.weights)) @ np.abs(self.input_seen) + 1e-6
+        """Within 1e-5 of the sum of the sizes of the terms: of a weight s n + m, s n x and m x are terms of their own."""
+        terms = np.abs(dequantise(self.weights))
+        if self.weights.mins is not None:
+            terms += 2 * np.abs(self.weights.mins.astype(np.float32)).repeat(BLOCK, axis=1)[:, : self.weights.inputs]
+        size = terms @ np.abs(self.input_seen) + 1e-6
         size = size if y_of_sizes is None else size[y_of_sizes]
         assert np.all(np.abs(y - expected) <= 1e-5 * size)
 
