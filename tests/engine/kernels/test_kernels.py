@@ -57,7 +57,7 @@ class Problem:
         return dequantise(self.weights).astype(np.float64) @ self.input_seen
 
     def assert_close(self, y, expected, y_of_sizes=None):
-        """Within 1e-5 of the sum of the sizes of the terms: of a weight s n + m, s n x and m x are terms of their own."""
+        """Within 1e-5 of the sum of the sizes of the terms; of a weight s n + m, both s n x and m x are terms."""
         terms = np.abs(dequantise(self.weights))
         if self.weights.mins is not None:
             terms += 2 * np.abs(self.weights.mins.astype(np.float32)).repeat(BLOCK, axis=1)[:, : self.weights.inputs]
