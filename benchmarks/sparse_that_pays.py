@@ -1,0 +1,171 @@
+"""Quality against speed of dense and sparse engines, of one model and of what training made of it, in one run.
+
+Perplexity is read by the engine itself, token by token as it decodes, on texts that nothing was trained or calibrated
+on, and given as a factor on that of the first arm, with an interval over windows (paired bootstrap). Speeds are of
+rounds that all arms take in turn, each in a process of its own.
+
+    python benchmarks/sparse_that_pays.py --text wikitext2-test.txt tinyshakespeare.txt --arms \
+        dense=smollm2:f32 dense-q8=smollm2:q8 trained=runs/sparse-model@runs/sparse-model/recipe:q8 \
+        trained-screen=runs/sparse-model@runs/sparse-model/recipe:q8+screen
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from sparseact import Engine
+from sparseact.bench.measure import environment
+from sparseact.bench.runner import Runner
+from sparseact.bench.spec import Spec
+from sparseact.data import load_text
+from sparseact.errors import InputError
+from sparseact.models import load_tokenizer
+
+WINDOW = 512
+"""Tokens that are read with a context of their own."""
+PROMPT = 64
+RESAMPLES = 2000
+Losses = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a model and how it is run.
+
+    Attributes:
+        name: of the row.
+        model: name, folder or file.
+        spec: type, recipe and screen.
+    """
+
+    name: str
+    model: str
+    spec: Spec
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """`NAME=MODEL[@RECIPE]:TYPE[+screen]`."""
+        name, equals, rest = text.partition("=")
+        where, colon, dtype = rest.rpartition(":")
+        if not (name and equals and where and colon):
+            raise InputError(f"arms: {text!r} is not NAME=MODEL[@RECIPE]:TYPE[+screen]")
+        model, _, recipe = where.partition("@")
+        return cls(name, model, Spec.parse(f"engine:{dtype}{'@' * bool(recipe)}{recipe}", "arms"))
+
+
+def main() -> None:
+    """Measure every arm, and write a line of JSON for each."""
+    options = parse()
+    try:
+        arms = [Arm.parse(text) for text in options.arms]
+        texts = {Path(file).stem: windows(arms[0].model, file, options.windows) for file in options.text}
+        rows = [quality(arm, texts) for arm in tqdm(arms, desc="perplexity", disable=None)]
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+    for threads in options.threads:
+        for arm, found in speeds(arms, next(iter(texts.values()))[0], threads, options).items():
+            next(row for row in rows if row["arm"] == arm)[f"tokens_per_second_{threads}"] = found
+    rng = np.random.default_rng(0)
+    for row in rows:
+        row["factor"] = {name: factor(losses, rows[0]["losses"][name], rng) for name, losses in row["losses"].items()}
+    of_all = {"environment": environment(), "windows": options.windows, "window": WINDOW}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("w", encoding="utf-8") as file:
+        for row in rows:
+            losses = {name: float(np.mean(values)) for name, values in row.pop("losses").items()}
+            file.write(json.dumps(row | {"loss": losses} | of_all) + "\n")
+    print(table(rows))
+
+
+def parse() -> argparse.Namespace:
+    """Options of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", required=True, help="NAME=MODEL[@RECIPE]:TYPE[+screen], a dense one first")
+    parser.add_argument("--text", nargs="+", required=True, help="files, perplexity is measured on the end of each")
+    parser.add_argument("--windows", type=int, default=16, help=f"of {WINDOW} tokens of each text")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128, help="that are decoded in a round")
+    parser.add_argument("--out", type=Path, default=Path("runs/sparse-that-pays.jsonl"))
+    return parser.parse_args()
+
+
+def windows(model: str, file: str, count: int) -> npt.NDArray[np.int64]:
+    """Tokens [windows, WINDOW] from the end of a text."""
+    tokenizer, _ = load_tokenizer(model)
+    ids = tokenizer.encode(load_text(file), add_special_tokens=False)
+    if len(ids) < count * WINDOW:
+        raise InputError(f"text: {file} has {len(ids)} tokens; {count} windows are {count * WINDOW}")
+    return np.array(ids[-count * WINDOW :], np.int64).reshape(count, WINDOW)
+
+
+def quality(arm: Arm, texts: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
+    """Losses [windows] of each text in nats per token, and bytes of weights read for a token."""
+    row: dict[str, Any] = {"arm": arm.name, "model": arm.model, "runner": str(arm.spec)}
+    with Engine.from_model(arm.model, arm.spec.recipe, arm.spec.dtype, threads=1, context=WINDOW) as engine:
+        row["losses"] = {name: np.array([_loss(engine, ids) for ids in of_text]) for name, of_text in texts.items()}
+        row["bytes_per_token"], row["achieved"] = engine.bytes_per_token(), engine.achieved()
+    return row
+
+
+def _loss(engine: Engine, ids: npt.NDArray[np.int64]) -> float:
+    engine.reset()
+    logits, total = engine.prefill(ids[:1]), 0.0
+    for token in ids[1:]:
+        highest = logits.max()
+        total += float(highest + np.log(np.exp(logits - highest, dtype=np.float64).sum()) - logits[token])
+        logits = engine.step(int(token))
+    return total / (len(ids) - 1)
+
+
+def speeds(arms: list[Arm], ids: Any, threads: int, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Tokens per second of each arm, a number a round."""
+    found: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    with ExitStack() as stack:
+        settings = {"threads": threads, "context": PROMPT + options.tokens, "python": sys.executable}
+        runners = {arm.name: stack.enter_context(Runner(arm.spec, arm.model, **settings)) for arm in arms}
+        for number in tqdm(range(-1, options.rounds), desc=f"rounds, {threads} thread(s)", disable=None):
+            order = list(runners)
+            random.Random(number).shuffle(order)
+            for name in order:
+                runners[name].prefill(ids[:PROMPT].tolist())
+                times, _ = runners[name].decode(options.tokens)
+                if number >= 0:  # the first one warms up
+                    found[name].append(options.tokens / times.wall)
+    return found
+
+
+def factor(losses: Losses, reference: Losses, rng: np.random.Generator) -> list[float]:
+    """Perplexity over the reference's: the factor, and the ends of its 95% interval over windows."""
+    more = losses - reference
+    drawn = more[rng.integers(len(more), size=(RESAMPLES, len(more)))].mean(axis=1)
+    return [float(np.exp(value)) for value in (more.mean(), *np.quantile(drawn, (0.025, 0.975)))]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown: speeds are medians of rounds, ratios of the same round over the first arm's."""
+    names = list(rows[0]["factor"])
+    speed = [name for name in rows[0] if name.startswith("tokens_per_second")]
+    heads = [f"tokens/s, {name.rpartition('_')[2]} thread(s)" for name in speed]
+    lines = [f"| arm | MB a token | {' | '.join([*names, *heads])} |", "|---" * (2 + len(names) + len(speed)) + "|"]
+    for row in rows:
+        factors = ["x{:.3f} ({:.3f} to {:.3f})".format(*row["factor"][name]) for name in names]
+        rates = [f"{np.median(row[name]):.0f}" for name in speed]
+        cells = [row["arm"], f"{row['bytes_per_token'] / 1e6:.1f}", *factors, *rates]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
