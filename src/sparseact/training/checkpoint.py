@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     except Exception as error:  # a damaged file raises what its reader likes
         raise InputError(f"out: {folder / NAME} can't be read ({error}); choose another folder") from error
     now = json.loads(json.dumps(identity))
-    differing = [key for key in now if before.get(key) != now[key]]
-    if differing:
-        found = "; ".join(f"{key} {_short(before.get(key))} there, {_short(now[key])} here" for key in differing)
+    if found := "; ".join(_differences(before, now)):
         raise InputError(f"out: {folder.parent} holds a training with other options ({found}); choose another folder")
     return record
 
@@ -87,6 +85,11 @@ def load_checkpoint(
             }
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, option by option."""
+    if before["model"] != now["model"]:
+        yield "another model, or other weights"
+    old, new = before["options"], now["options"]
+    yield from (f"{key} {old.get(key)} there, {new[key]} here" for key in new if old.get(key) != new[key])
+    if before["texts"] != now["texts"]:
+        yield "other texts"

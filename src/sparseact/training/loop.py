@@ -49,6 +49,7 @@ class Training:
         log: a row each `LOG_EVERY` steps: step, tokens, loss, density, layers, seconds.
         step: how many are done.
         seconds: that they took, over all runs.
+        saved: the step of the last checkpoint, 0 if there is none.
     """
 
     model: PreTrainedModel
@@ -61,6 +62,7 @@ class Training:
     log: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
+    saved: int = 0
 
     def __post_init__(self) -> None:
         """Take the devices that accelerate knows of; one process each, of which the first writes."""
@@ -139,10 +141,10 @@ def _one_step(training: Training, counts: Density | None) -> dict[str, Any]:
     body = [parameter for name, parameter in training.parameters.items() if name not in _names(constants)]
     norm = training.accelerator.clip_grad_norm_(body, 1.0)
     if not (math.isfinite(loss) and math.isfinite(float(norm if norm is not None else 0.0))):
-        kept = training.step and "the last good checkpoint is kept, but the same options lead here again"
+        kept = f"the checkpoint of step {training.saved} is kept" if training.saved else "there is no checkpoint yet"
         raise InputError(
-            f"lr: the loss, or its gradient, is not a number at step {training.step + 1}; "
-            f"{kept or 'nothing was changed'}; try a smaller `lr` in another folder"
+            f"lr: the loss, or its gradient, is not a number at step {training.step + 1}; {kept}; try a smaller `lr` "
+            "in another folder"
         )
     training.optimiser.step()
     training.optimiser.zero_grad()
@@ -211,6 +213,7 @@ def _resume(training: Training, folder: Path, identity: dict[str, Any]) -> None:
         return
     load_checkpoint(folder, record, training.parameters, training.optimiser)
     training.step, training.log, training.seconds = record["step"], record["log"], record["seconds"]
+    training.saved = training.step
     if training.gates is not None:
         training.gates.set_numbers(record["numbers"])
 
@@ -225,6 +228,7 @@ def _save(training: Training, folder: Path, identity: dict[str, Any]) -> None:
             "log": training.log,
         }
         save_checkpoint(folder, record, training.parameters, training.optimiser)
+    training.saved = training.step
     training.accelerator.wait_for_everyone()
 
 

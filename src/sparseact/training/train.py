@@ -19,6 +19,7 @@ from sparseact.calibration.policy import GatePolicy
 from sparseact.data import load_text, sketch_passages
 from sparseact.errors import InputError
 from sparseact.models.builtin import cache_folder
+from sparseact.models.quiet import quiet
 from sparseact.policies import make_policy
 from sparseact.recipes.recipe import Recipe
 from sparseact.training.checkpoint import NAME as CHECKPOINT
@@ -139,9 +140,10 @@ def _train(
     run(training, out / "checkpoint", identity, checkpoint_every=checkpoint_every)
 
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_disable()
+        (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
     model.eval()
     if adapters is not None:
+        teacher = dense_teacher(teacher, shared=False)  # merging changes the weights that it shared
         model = adapters.merge_and_unload()
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = True
@@ -204,9 +206,9 @@ def _read_options(options: dict[str, Any]) -> Options:
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"out: {out}: this is a file, not a folder")
-    if (out / "config.json").exists() and not (out / "checkpoint" / CHECKPOINT).exists():
-        if not (out / "train.json").exists():
-            raise InputError(f"out: {out}: holds a model that no training put there; choose another folder")
+    ours = (out / "checkpoint" / CHECKPOINT).exists() or (out / "train.json").exists()
+    if (out / "config.json").exists() and not ours:
+        raise InputError(f"out: {out}: holds a model that no training put there; choose another folder")
 
 
 def _read_texts(
@@ -246,8 +248,10 @@ def _weights_key(model: PreTrainedModel) -> str:
 
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:
-    """transformers does so in training mode only; what draws at random stays off."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    """In training mode only, says transformers; what draws at random stays off."""
+    # The older name is deprecated where there is the newer one. 
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
     for module in model.modules():
         module.training = hasattr(module, "gradient_checkpointing") or module is model
 
@@ -257,8 +261,9 @@ def _save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out:
     part = out / ".partial-model"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        with quiet():
+            model.save_pretrained(part)
+            tokenizer.save_pretrained(part)
         for file in sorted(part.iterdir()):
             file.replace(out / file.name)
     except OSError as error:
