@@ -135,7 +135,7 @@ def test_texts_are_mixed_in_proportion(tmp_path, text_file):
 # --- going on
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -144,7 +144,7 @@ def killed_after(monkeypatch, steps):
 
     def step(training, counts):
         if training.step == steps:
-            raise Killed
+            raise KilledError
         return real(training, counts)
 
     monkeypatch.setattr(loop_of_training, "_one_step", step)
@@ -153,7 +153,7 @@ def killed_after(monkeypatch, steps):
 @pytest.mark.parametrize("options", [{"method": "cats"}, {"method": "dense"}, {"method": "teal", "lora": 2}])
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, text_file, monkeypatch, options):
     trained(tmp_path / "whole", text_file, **options)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
         killed_after(patch, 7)
         trained(tmp_path / "killed", text_file, **options, checkpoint_every=3)
     assert json.loads((tmp_path / "killed/checkpoint/checkpoint.json").read_text())["step"] == 6
@@ -213,7 +213,7 @@ def test_too_little_memory_is_said_before_it_begins(tmp_path, text_file, monkeyp
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr(loop_of_training, "_forward_and_backward", full)
-    with pytest.raises(InputError, match="^batch: no memory"):
+    with pytest.raises(InputError, match=r"^batch: no memory"):
         trained(tmp_path, text_file)
 
 

@@ -1,7 +1,7 @@
 """`sparseact train`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -75,7 +75,7 @@ def train(
             return shared.answer({"methods": lines}, "\n".join(f"{name:<{width}}  {lines[name]}" for name in lines))
         if tokens is None:
             raise InputError("--tokens: say how many to train on, such as 100000")
-        asked = {
+        asked: dict[str, Any] = {
             "method": method,
             "sparsity": sparsity,
             "policy_options": read_options(option),
@@ -116,9 +116,9 @@ def train(
         "seconds": round(trained.seconds, 1),
         **quality,
     }
-    lines = [
+    said = [
         f"{name}: perplexity {after.perplexity:.2f} ({after.increase:+.1%} over dense; "
         f"{trained.quality['before'][name].increase:+.1%} before), KL {after.kl:.4f}"
         for name, after in trained.quality["after"].items()
     ]
-    return shared.answer(record, "\n".join([*lines, f"written to {out}; the page is {out / 'report.html'}"]))
+    return shared.answer(record, "\n".join([*said, f"written to {out}; the page is {out / 'report.html'}"]))

@@ -39,17 +39,17 @@ class Controller:
 
 
 def multiplicative(gain: float) -> Law:
-    """value <- value exp(gain (measured - target)): a threshold rises while too much is on (as ReMoE's coefficient does)."""
+    """A step v <- v exp(gain (measured - target)): a threshold rises while too much is on (as ReMoE does)."""
     return lambda value, measured, target: value * torch.exp(gain * (measured - target))
 
 
 def additive(gain: float) -> Law:
-    """value <- value + gain (measured - target)."""
+    """A step v <- v + gain (measured - target)."""
     return lambda value, measured, target: value + gain * (measured - target)
 
 
 def additive_bias(step: float) -> Law:
-    """b <- b + step (sign(e) - mean sign(e)), e = target - measured (Ling 2.0, arXiv 2510.22115; the sum stays 0)."""
+    """B <- b + step (sign(e) - mean sign(e)), e = target - measured (Ling 2.0, arXiv 2510.22115; the sum stays 0)."""
 
     def law(value: Tensor, measured: Tensor, target: Tensor) -> Tensor:
         sign = torch.sign(target - measured)
@@ -60,10 +60,10 @@ def additive_bias(step: float) -> Law:
 
 @dataclass
 class RatioDriven:
-    """A penalty's coefficient is multiplied by r = mean(last n losses) / mean(the n before), and by 1.025 at least if r > 1.
+    """A penalty's coefficient times r = mean(last n losses) / mean(the n before), by 1.025 at least if r > 1.
 
-    BlockFFN (arXiv 2507.08771): constant for `warmup` updates, then moved every `every`, in a straight line over the next
-    `every`, to no more than `cap` times where it began. The penalty pushes harder when its loss rises.
+    BlockFFN (arXiv 2507.08771): constant for `warmup` updates, then moved every `every`, in a straight line over the
+    next `every`, to no more than `cap` times where it began. The penalty pushes harder when its loss rises.
     """
 
     warmup: int = 1000

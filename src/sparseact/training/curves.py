@@ -20,18 +20,18 @@ def line_chart(curves: Mapping[str, Sequence[tuple[float, float]]], x_title: str
     low, high = min(y for _, y in points), max(y for _, y in points)
     high = high if high > low else low + 1
 
-    def place(x: float, y: float) -> str:
+    def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - 12) * x / right
-        return f"{across:.1f},{HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (y - low) / (high - low):.1f}"
+        return across, HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (y - low) / (high - low)
 
     parts = [_frame(x_title, y_title)]
-    for tick in (low, (low + high) / 2, high):
-        parts.append(_text(LEFT - 6, float(place(0, tick).split(",")[1]) + 4, f"{tick:.3g}", "end"))
-    for tick in (0, right / 2, right):
-        parts.append(_text(float(place(tick, low).split(",")[0]), HEIGHT - BOTTOM + 15, f"{tick:,.0f}", "middle"))
+    parts += [_text(LEFT - 6, place(0, tick)[1] + 4, f"{tick:.3g}", "end") for tick in (low, (low + high) / 2, high)]
+    parts += [
+        _text(place(tick, low)[0], HEIGHT - BOTTOM + 15, f"{tick:,.0f}", "middle") for tick in (0, right / 2, right)
+    ]
     for index, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        line = " ".join(place(x, y) for x, y in curve)
+        line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in curve)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(_text(WIDTH - 12, TOP + 14 + 16 * index, name, "end", colour))
     return _svg(parts, f"{y_title} against {x_title}")
@@ -52,10 +52,13 @@ def density_map(rows: Sequence[tuple[float, Mapping[str, float]]]) -> Markup:
                 f"{found[layer]:.1%} on</title></rect>"
             )
     step = max(1, len(layers) // 8)
-    for index in range(0, len(layers), step):
-        parts.append(_text(LEFT - 6, TOP + (index + 0.5) * high + 4, layers[index], "end"))
-    for column in (0, len(rows) - 1):
-        parts.append(_text(LEFT + (column + 0.5) * wide, HEIGHT - BOTTOM + 15, f"{rows[column][0]:,.0f}", "middle"))
+    parts += [
+        _text(LEFT - 6, TOP + (index + 0.5) * high + 4, layers[index], "end") for index in range(0, len(layers), step)
+    ]
+    parts += [
+        _text(LEFT + (column + 0.5) * wide, HEIGHT - BOTTOM + 15, f"{rows[column][0]:,.0f}", "middle")
+        for column in (0, len(rows) - 1)
+    ]
     return _svg(parts, "density by layer over tokens")
 
 

@@ -130,7 +130,7 @@ class LiveGates:
         windows: Tensor,
         meta: dict[str, Any],
     ) -> Recipe:
-        """The recipe for the weights as they are now: calibrated anew, with the levels and the constants of this training."""
+        """The recipe for the weights as they are now: calibrated anew, with this training's levels and constants."""
         fresh = self.policy.calibrate(model, tokenizer, text)
         gates = on_device(fresh.gates, model.device, model.dtype)
         kept = {name: constant.detach() for name, constant in self.constants.items()}  # detached: a recipe holds values

@@ -17,7 +17,7 @@ IGNORED = -100
 
 
 def distil(logits: Tensor, dense: Tensor, counted: Tensor | None = None) -> Tensor:
-    """KL(dense || sparse) = sum_v p_v (log p_v - log q_v), nats, mean over tokens (Hinton et al. 2015, arXiv 1503.02531).
+    """KL(dense || sparse) = sum_v p_v (log p_v - log q_v), nats, mean over tokens (Hinton et al., arXiv 1503.02531).
 
     Args:
         logits: [batch, tokens, vocabulary] of the model that learns.

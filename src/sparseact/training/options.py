@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from sparseact.calibration.policy import GatePolicy
 from sparseact.errors import InputError, unknown_name
 from sparseact.policies import known_policies, make_policy, summary
 from sparseact.policies.griffin import Griffin
-from sparseact.calibration.policy import GatePolicy
 
 Objective = Literal["distil", "lm", "both"]
 DType = Literal["auto", "float32", "bfloat16"]
@@ -73,13 +73,7 @@ class Options:
         Raises:
             InputError: names the option.
         """
-        if self.method not in methods():
-            if self.method in known_policies():
-                raise InputError(
-                    f"method: {self.method} chooses its units from a prompt, or is no gate per site, so it cannot be "
-                    "trained; sparseact train --list names those that can"
-                )
-            raise unknown_name("method: unknown method", self.method, methods())
+        _check_method(self.method)
         if self.objective not in get_args(Objective):
             raise unknown_name("objective", self.objective, get_args(Objective))
         if self.dtype not in get_args(DType):
@@ -115,8 +109,19 @@ class Options:
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
 
+def _check_method(method: str) -> None:
+    if method in methods():
+        return
+    if method in known_policies():
+        raise InputError(
+            f"method: {method} chooses its units from a prompt, or is no gate per site, so it cannot be trained; "
+            "sparseact train --list names those that can"
+        )
+    raise unknown_name("method: unknown method", method, methods())
+
+
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torches do not say
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torches do not say
     return device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

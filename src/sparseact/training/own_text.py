@@ -36,7 +36,7 @@ LONGEST = 512
 def write_own_text(
     model: PreTrainedModel, tokenizer: Any, folder: Path, *, tokens: int, seed: int, threads: int | None = None
 ) -> NDArray[np.int32]:
-    """At least so many tokens, sampled at temperature 1: from the beginning token, and answers to the built-in questions.
+    """At least so many tokens, sampled at temperature 1: from the beginning token, and answers to built-in questions.
 
     Args:
         folder: where its parts are kept; those that are there are not written again.

@@ -24,7 +24,7 @@ def dense_teacher(model: PreTrainedModel, *, shared: bool) -> PreTrainedModel:
 
 
 def trainable(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """All parameters by name but those of the embeddings and the head, which are as they were; the others are frozen."""
+    """All parameters by name but those of the embeddings and the head, which are frozen."""
     ends = {id(p) for end in (model.get_input_embeddings(), model.get_output_embeddings()) for p in end.parameters()}
     model.requires_grad_(requires_grad=True)
     for parameter in model.parameters():
@@ -49,4 +49,4 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[arg-type]
+        return get_peft_model(model, config)

@@ -69,20 +69,20 @@ class Mix:
 
     Attributes:
         sources: at least one.
-        proportions: one positive number each.
+        shares: of each; they sum to 1.
         window: tokens of a window.
         bos: stands first in each, if there is one.
         seed: of where windows begin.
     """
 
     sources: tuple[Source, ...]
-    proportions: tuple[float, ...]
+    shares: tuple[float, ...]
     window: int
     bos: int | None
     seed: int
 
     def draw(self, step: int, batch: int) -> Tensor:
-        """The windows [batch, window] of a step; they depend on the seed and the step alone, so that a run can go on."""
+        """The windows [batch, window] of a step, which depend on the seed and the step alone: so a run can go on."""
         random = np.random.default_rng([self.seed, step])
         own = self.window - (self.bos is not None)
         rows = []
@@ -93,24 +93,25 @@ class Mix:
         return _with_bos(torch.from_numpy(np.stack(rows)), self.bos)
 
     def _source_at(self, place: int) -> int:
-        total = sum(self.proportions)
-        ends = [end / total for end in accumulate(self.proportions)]
+        ends = list(accumulate(self.shares))
         return min(bisect(ends, place * GOLDEN % 1), len(ends) - 1)
 
 
-def mix(sources: Sequence[Source], proportions: Sequence[float], *, window: int, bos: int | None, seed: int) -> Mix:
-    """The texts in proportion, equal if none is given.
+def shares_of(proportions: Sequence[float], texts: int) -> tuple[float, ...]:
+    """The share of each text, equal if no proportions are given.
 
     Raises:
-        InputError: proportions are not one positive number for each text.
+        InputError: they are not one positive number for each text, or there is no text.
     """
-    given = tuple(proportions) or (1.0,) * len(sources)
-    if len(given) != len(sources) or min(given) <= 0:
+    if not texts:
+        raise InputError("text: none was given; give files, or own")
+    given = tuple(proportions) or (1.0,) * texts
+    if len(given) != texts or min(given) <= 0:
         raise InputError(
-            f"proportions: {', '.join(f'{share:g}' for share in given)} for {len(sources)} texts; give one positive "
-            "number for each"
+            f"proportions: {', '.join(f'{share:g}' for share in given)} for {texts} texts; give one positive number "
+            "for each"
         )
-    return Mix(tuple(sources), given, window, bos, seed)
+    return tuple(share / sum(given) for share in given)
 
 
 def as_text(sources: Sequence[Source], tokenizer: Any, *, pieces: int = 32, length: int = 512) -> str:

@@ -1,4 +1,4 @@
-"""Masks in transformers' own Trainer: on from the beginning of its training to the end, thresholds steered after each step."""
+"""Masks in transformers' own Trainer: on while it trains, and thresholds steered after each step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class SparseTraining(TrainerCallback):
         Trainer(model, ..., callbacks=[SparseTraining(model, gates)], compute_loss_func=Loss("distil", teacher)).train()
         recipe = gates.recipe(model, tokenizer, text, windows, {})
 
-    The masks are off again when the training has ended. `Trainer` does not know the constants: they have an optimiser of
-    their own here, and are not in its checkpoints.
+    The masks are off again when the training has ended; after an error, `close` takes them off. `Trainer` does not know
+    the constants: they have an optimiser of their own here, and are not in its checkpoints.
 
     Attributes:
         density: mean over the gates of the last step.
@@ -54,9 +54,7 @@ class SparseTraining(TrainerCallback):
         self._counts.reset()
         self._gates.refresh(self._model)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Steer the thresholds, and move the constants."""
         assert self._counts is not None
         density = self._gates.densities(self._counts)
@@ -82,4 +80,8 @@ class SparseTraining(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Masks off."""
+        self.close()
+
+    def close(self) -> None:
+        """Masks off, wherever the training stands."""
         self._hooks.close()

@@ -103,7 +103,7 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     gather(places[first_linear], start, end, threads, tables, out, h[start:])
     if by_gate:
         activate(sizes.activation, h[start:], end - start)
-    count = choose(down, h, h, first, last, thread, dense, False, tables, buffers)
+    count = choose(down, h, h, first, last, thread, dense, 0, tables, buffers)
     products = own[ROWS]
     _project_rows(places[other], count, thread, tables, buffers, products)
     if not by_gate:
@@ -122,7 +122,7 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
     if dense == 0:
         _predict(places, thread, sizes, tables, buffers, guess)
     first, last = input_share(down, thread, sizes.threads, tables)
-    count = choose(down, guess, guess, first, last, thread, dense, False, tables, buffers)
+    count = choose(down, guess, guess, first, last, thread, dense, 0, tables, buffers)
     masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
     _project_rows(places[GATE], count, thread, tables, buffers, h)
     activate(sizes.activation, h, count)

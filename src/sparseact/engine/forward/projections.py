@@ -67,7 +67,7 @@ def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables
     x = own[X]
     if dense is not None and tables.linears[i, LAYOUT] == COLUMNS:
         first, last = input_share(i, thread, threads, tables)
-        count = choose(i, x, x, first, last, thread, dense, True, tables, buffers)
+        count = choose(i, x, x, first, last, thread, dense, 1, tables, buffers)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
         return
     first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
@@ -98,7 +98,7 @@ def project_long(
 def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffers) -> int:
     """As `choose`, then rounded, for a thread that reads all inputs, in its rows. One of the threads counts."""
     x, inputs = buffers.floats[thread, X], tables.linears[i, INPUTS]
-    count = choose(i, x, x, 0, inputs, thread, dense, True, tables, buffers)
+    count = choose(i, x, x, 0, inputs, thread, dense, 1, tables, buffers)
     round_masked(0, inputs, thread, buffers)
     buffers.counts[thread, i] += count if thread == 0 else 0
     return count
@@ -120,7 +120,7 @@ def choose(
     last: int,
     thread: int,
     dense: int,
-    shifted: bool,  # noqa: FBT001 - compiled code has no keywords
+    shifted: int,
     tables: Tables,
     buffers: Buffers,
 ) -> int:
@@ -132,8 +132,8 @@ def choose(
         x: the inputs.
         signal: what decides; x itself, or act(gate) or up where x is not computed yet. Of all inputs
             where the linear's rule needs them (`needs_all`).
-        shifted: whether x are the inputs, of which the shift is one; else x has no shift, and the caller takes it
-            from what it makes of x.
+        shifted: 1 if x are the inputs, of which the shift is one; 0 if the caller makes the inputs of x, and takes the
+            shift from those.
 
     Returns:
         How many are on.

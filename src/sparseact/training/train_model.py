@@ -30,7 +30,7 @@ from sparseact.training.own_text import write_own_text
 from sparseact.training.page import write_page
 from sparseact.training.parameters import add_lora, dense_teacher, trainable
 from sparseact.training.quality import HeldOut, held_out
-from sparseact.training.text import HELD_OUT, Mix, Source, as_text, mix, split_text
+from sparseact.training.text import HELD_OUT, Mix, as_text, shares_of, split_text
 from sparseact.utils.environment import describe
 from sparseact.utils.files import write_atomically
 
@@ -94,11 +94,10 @@ def train(
     out = Path(out)
     _check_folder(out)
     texts = [text] if isinstance(text, (str, Path)) else list(text)
-    if asked.proportions and len(asked.proportions) != len(texts):
-        mix([cast(Source, None)] * len(texts), asked.proportions, window=8, bos=None, seed=0)
-    identity = {"model": _weights_key(model), "options": asked.record()}
-    mixed = _read_texts(model, tokenizer, texts, asked, identity["model"], threads)
-    identity |= {"texts": [source.sha256 for source in mixed.sources]}
+    shares = shares_of(asked.proportions, len(texts))
+    key = _weights_key(model)
+    mixed = _read_texts(model, tokenizer, texts, shares, asked, key, threads)
+    identity = {"model": key, "options": asked.record(), "texts": [source.sha256 for source in mixed.sources]}
     untrained = dense_teacher(model, shared=False) if twin else None
     trained = _train(model, tokenizer, mixed, asked, out, identity, checkpoint_every, name)
     if untrained is not None:
@@ -215,27 +214,25 @@ def _read_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str | Path],
+    shares: Sequence[float],
     options: Options,
     key: str,
     threads: int | None,
 ) -> Mix:
-    if not texts:
-        raise InputError("text: none was given; give files, or own")
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", options.window)
     if options.window > longest:
         raise InputError(f"window: {options.window} tokens are more than the model's {longest} positions")
     read = [(str(text), load_text(text)) if str(text) != OWN else (OWN, None) for text in texts]
     bos, sources = tokenizer.bos_token_id, []
-    shares = options.proportions or (1.0,) * len(texts)
     for (text, content), share in zip(read, shares, strict=True):
         if content is None:
-            wanted = int(options.tokens * share / sum(shares)) + (HELD_OUT + 1) * options.window
+            wanted = int(options.tokens * share) + (HELD_OUT + 1) * options.window
             folder = cache_folder() / "own-text" / f"{key[:16]}-{options.seed}"
             ids = write_own_text(model, tokenizer, folder, tokens=wanted, seed=options.seed, threads=threads)
         else:
             ids = tokenizer(content, add_special_tokens=False, verbose=False)["input_ids"]
         sources.append(split_text(text, ids, window=options.window, bos=bos))
-    return mix(sources, options.proportions, window=options.window, bos=bos, seed=options.seed)
+    return Mix(tuple(sources), tuple(shares), options.window, bos, options.seed)
 
 
 def _weights_key(model: PreTrainedModel) -> str:
@@ -249,7 +246,7 @@ def _weights_key(model: PreTrainedModel) -> str:
 
 def _checkpoint_activations(model: PreTrainedModel) -> None:
     """In training mode only, says transformers; what draws at random stays off."""
-    # The older name is deprecated where there is the newer one. 
+    # The older name is deprecated where there is the newer one.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     for module in model.modules():
