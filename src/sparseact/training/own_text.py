@@ -52,7 +52,12 @@ def write_own_text(
         with (
             _writer(model, threads) as backend,
             tqdm(
-                total=tokens, initial=sum(map(len, parts)), desc="the dense model writes", unit="token", file=sys.stderr
+                total=tokens,
+                initial=sum(map(len, parts)),
+                desc="the dense model writes",
+                unit="token",
+                file=sys.stderr,
+                disable=None,
             ) as bar,
         ):
             while sum(map(len, parts)) < tokens:

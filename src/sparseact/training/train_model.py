@@ -95,6 +95,8 @@ def train(
     _check_folder(out)
     texts = [text] if isinstance(text, (str, Path)) else list(text)
     shares = shares_of(asked.proportions, len(texts))
+    if asked.method != "dense":
+        _policy(asked).gates(model)  # a method that is not for this model is refused before a text is written
     key = _weights_key(model)
     mixed = _read_texts(model, tokenizer, texts, shares, asked, key, threads)
     identity = {"model": key, "options": asked.record(), "texts": [source.sha256 for source in mixed.sources]}
@@ -186,11 +188,15 @@ def _start(
     windows = read_text(model, tokenizer, text).windows
     if options.method == "dense":
         return None, windows, text
-    policy = cast(GatePolicy, make_policy(options.method, options.sparsity, options.policy_options))
+    policy = _policy(options)
     gates = LiveGates(policy, policy.calibrate(model, tokenizer, text), model)
     if options.constants_lr:
         gates.learn_constants(model, windows)
     return gates, windows, text
+
+
+def _policy(options: Options) -> GatePolicy:
+    return cast(GatePolicy, make_policy(options.method, options.sparsity, options.policy_options))
 
 
 def _read_options(options: dict[str, Any]) -> Options:
