@@ -240,6 +240,25 @@ def test_a_mistake_is_one_line_that_names_the_option(tmp_path, text_file, option
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_another_type_are_refused(tmp_path, text_file):
+    with pytest.raises(InputError, match="bfloat16; training needs"):
+        trained(tmp_path, text_file, model=tiny_model("llama").bfloat16())
+
+
+def test_ctrl_c_says_where_it_goes_on(tmp_path, text_file, monkeypatch):
+    real = loop_of_training._one_step
+
+    def step(training, counts):
+        if training.step == 7:
+            raise KeyboardInterrupt
+        return real(training, counts)
+
+    monkeypatch.setattr(loop_of_training, "_one_step", step)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        trained(tmp_path, text_file, checkpoint_every=3)
+    assert "goes on from the checkpoint of step 6" in stop.value.__notes__[0]
+
+
 def test_a_short_text_is_refused(tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("abc " * 10)

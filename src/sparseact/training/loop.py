@@ -67,13 +67,11 @@ class Training:
         """Take the devices that accelerate knows of; one process each, of which the first writes."""
         self.accelerator = Accelerator(cpu=self.model.device.type == "cpu")
         self.running_model: nn.Module = self.accelerator.prepare_model(self.model)
+        if self.options.batch < self.accelerator.num_processes:
+            raise InputError(
+                f"batch: {self.options.batch} windows are fewer than the {self.accelerator.num_processes} processes"
+            )
         self.dtype = self.options.autocast_dtype(self.model.device)
-
-    @property
-    def density_target(self) -> float:
-        """Mean over the gates."""
-        assert self.gates is not None
-        return 1 - sum(self.gates.levels.values()) / len(self.gates.levels)
 
 
 def optimiser_over(
@@ -93,34 +91,45 @@ def run(training: Training, folder: Path, identity: dict[str, Any], *, checkpoin
         InputError: the checkpoint is another run's, the loss is not a number, or memory is short.
     """
     _resume(training, folder, identity)
-    steps = training.options.steps
-    if training.step == steps:
+    if training.step == training.options.steps:
         return
     masked: AbstractContextManager[Any] = training.gates.running(training.model) if training.gates else nullcontext()
     devices = [training.model.device] if training.model.device.type == "cuda" else []
-    with masked as counts, torch.random.fork_rng(devices):
-        _say_how_long(training, counts)
-        with tqdm(
-            total=steps * training.options.batch * training.options.window,
-            initial=training.step * training.options.batch * training.options.window,
-            desc="train",
-            unit="token",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=None if training.accelerator.is_main_process else True,
-        ) as bar:
-            began, before = time.monotonic(), training.seconds
-            rows: list[dict[str, Any]] = []
-            while training.step < steps:
-                rows.append(_one_step(training, counts))
-                training.seconds = before + time.monotonic() - began
-                bar.update(training.options.batch * training.options.window)
-                bar.set_postfix(_shown(rows[-1]))
-                if len(rows) == LOG_EVERY or training.step == steps:
-                    training.log.append(_mean(rows, training))
-                    rows = []
-                if training.step % checkpoint_every == 0 or training.step == steps:
-                    _save(training, folder, identity)
+    try:
+        with masked as counts, torch.random.fork_rng(devices):
+            _say_how_long(training, counts)
+            _steps(training, counts, folder, identity, checkpoint_every)
+    except KeyboardInterrupt as stop:
+        if training.saved:
+            stop.add_note(f"the same command goes on from the checkpoint of step {training.saved} in {folder}")
+        raise
+
+
+def _steps(
+    training: Training, counts: Density | None, folder: Path, identity: dict[str, Any], checkpoint_every: int
+) -> None:
+    steps, of_a_step = training.options.steps, training.options.batch * training.options.window
+    with tqdm(
+        total=steps * of_a_step,
+        initial=training.step * of_a_step,
+        desc="train",
+        unit="token",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=None if training.accelerator.is_main_process else True,
+    ) as bar:
+        began, before = time.monotonic(), training.seconds
+        rows: list[dict[str, Any]] = []
+        while training.step < steps:
+            rows.append(_one_step(training, counts))
+            training.seconds = before + time.monotonic() - began
+            bar.update(of_a_step)
+            bar.set_postfix(_shown(rows[-1]))
+            if len(rows) == LOG_EVERY or training.step == steps:
+                training.log.append(_mean(rows, training))
+                rows = []
+            if training.step % checkpoint_every == 0 or training.step == steps:
+                _save(training, folder, identity)
 
 
 def _one_step(training: Training, counts: Density | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparseact.errors import InputError, unknown_name
-from sparseact.masked.selectors import ranks
+from sparseact.masked.selectors import highest
 
 Axis = Literal["neuron", "block", "token", "batch"]
 Method = Literal["exact", "statistical"]
@@ -59,6 +59,6 @@ def _top(x: Tensor, k: int, method: str) -> Tensor:
     if k in (0, count):
         return torch.full_like(x, bool(k), dtype=torch.bool)
     if method == "exact":
-        return ranks(x) < k
+        return highest(x, k)
     mean, spread = x.mean(dim=-1, keepdim=True), x.std(dim=-1, correction=0, keepdim=True)
     return x > mean + spread * NormalDist().inv_cdf(1 - k / count)

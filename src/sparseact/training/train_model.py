@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from sparseact.calibration.fit import read_text
@@ -91,6 +92,8 @@ def train(
             run's, the loss not a number, or memory short.
     """
     asked = _read_options(options)
+    if model.dtype != torch.float32:
+        raise InputError(f"model: its weights are {model.dtype}; training needs torch.float32, as `sa.load` gives")
     out = Path(out)
     _check_folder(out)
     texts = [text] if isinstance(text, (str, Path)) else list(text)
