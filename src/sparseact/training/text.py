@@ -44,7 +44,7 @@ class Source:
 
 
 def split_text(name: str, ids: Sequence[int] | NDArray[np.int32], *, window: int, bos: int | None) -> Source:
-    """Keep a twentieth of a text, 1 to `HELD_OUT` windows at its end, for measuring.
+    """Keep a tenth of a text, 1 to `HELD_OUT` windows at its end, for measuring.
 
     Raises:
         InputError: it is shorter than two windows.
@@ -57,7 +57,7 @@ def split_text(name: str, ids: Sequence[int] | NDArray[np.int32], *, window: int
             f"text: {name}: {len(tokens)} tokens are fewer than two windows of {window}, one to train on and one to "
             "measure on; a longer text or a smaller `window` is needed"
         )
-    held = min(HELD_OUT, max(1, whole // 20))
+    held = min(HELD_OUT, max(1, whole // 10))
     first = len(tokens) - held * own
     tail = torch.from_numpy(tokens[first:].astype(np.int64)).view(held, own)
     return Source(name, tokens[:first], _with_bos(tail, bos))
