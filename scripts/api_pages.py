@@ -17,7 +17,27 @@ from sphinx.pycode import ModuleAnalyzer
 import sparseact
 
 ROOT = Path(__file__).parents[1]
-MODULES = {"sparseact.errors", "sparseact.masked.selectors", "sparseact.recipes.gate", "sparseact.recipes.selectors"}
+MODULES = {
+    "sparseact.errors",
+    "sparseact.masked.selectors",
+    "sparseact.recipes.gate",
+    "sparseact.recipes.selectors",
+} | {
+    f"sparseact.training.{name}"
+    for name in (
+        "block_ffn",
+        "controller",
+        "gates",
+        "gradients",
+        "mask_metrics",
+        "masks",
+        "objectives",
+        "penalties",
+        "routers",
+        "schedules",
+        "trainer_callback",
+    )
+}
 """Modules whose own names are public too."""
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparseact.models import load as load
     from sparseact.recipes.recipe import Recipe as Recipe
     from sparseact.recipes.recipe import load_recipe as load_recipe
+    from sparseact.training.train_model import train as train
 
 __version__ = "0.2.0"
 
@@ -30,6 +31,7 @@ _HOME_OF_NAME = {
     "generate": "sparseact.generation.generate",
     "load": "sparseact.models",
     "load_recipe": "sparseact.recipes.recipe",
+    "train": "sparseact.training.train_model",
 }
 _MODULES = {
     name: f"sparseact.{name}"
@@ -48,6 +50,7 @@ _MODULES = {
         "report",
         "sites",
         "sweep",
+        "training",
     )
 } | {"select": "sparseact.masked.selectors"}
 
@@ -62,6 +65,7 @@ __all__ = [
     "generate",
     "load",
     "load_recipe",
+    "train",
 ]
 
 

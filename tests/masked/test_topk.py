@@ -56,6 +56,14 @@ def test_ranks_are_a_slow_sort_by_score_then_index(score):
         assert [rank[i] for i in order] == list(range(len(row)))
 
 
+@given(scores, levels)
+def test_a_mask_is_what_the_ranks_say(score, sparsity):
+    score = torch.from_numpy(score)
+    expected = ranks(score) < keep_count(score.shape[-1], sparsity)
+    assert torch.equal(topk_mask(score, sparsity), expected)
+    assert torch.equal(topk_mask(score.bfloat16(), sparsity), expected)
+
+
 def test_ties_go_by_index_in_a_wide_layer():
     """torch sorts short rows stably anyway; this one it does not."""
     mask = topk_mask(torch.zeros(2, 1536), 0.8)

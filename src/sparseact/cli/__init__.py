@@ -24,6 +24,7 @@ from sparseact.cli.models import models
 from sparseact.cli.options import Shared
 from sparseact.cli.score import score
 from sparseact.cli.sweep import sweep
+from sparseact.cli.train import train
 from sparseact.errors import InputError, MissingExtraError
 
 DONE, OUR_FAULT, USERS_MISTAKE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
@@ -37,6 +38,7 @@ _EXTRA_OF_PACKAGE = {
     "lm_eval": "eval",
     "matplotlib": "report",
     "pandas": "sweep",
+    "peft": "train",
     "pyarrow": "sweep",
     "sacrebleu": "sweep",
     "torch": "torch",
@@ -56,6 +58,7 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
     "sweep": sweep,
     "score": score,
     "calibrate": calibrate,
+    "train": train,
     "eval": evaluate,
     "generate": generate,
     "bench": bench,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,24 @@ def run_sparse(
         SparseactError: on a normal exit, if a forward pass ran no gate.
     """
     by_site = {gate.site: gate for gate in on_device(gates, model.device, model.dtype)}  # one gate per site
+    with run_gates(model, by_site, phases, masked=masked, on_scores=on_scores) as density:
+        yield density
+
+
+@contextmanager
+def run_gates(
+    model: PreTrainedModel,
+    by_site: Mapping[Site, Gate],
+    phases: Phases,
+    *,
+    masked: bool = True,
+    on_scores: Callable[[Gate, Tensor], None] | None = None,
+) -> Iterator[Density]:
+    """As `run_sparse`, with gates that are on the model's device and are looked up anew in each forward pass.
+
+    Whoever trains may so change thresholds, scales and constants between two passes. Masks are without gradient; what
+    is kept, and the constants in place of what is not, have theirs.
+    """
     density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
     pass_ = _Pass(dict(model.named_modules(remove_duplicate=False)), density, masked, on_scores)
 
@@ -119,6 +137,7 @@ class _Pass:
             self._dropped[gate.site] = inputs - kept
         return kept.view_as(x)
 
+    @torch.no_grad()
     def _mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
         if gate.frozen:
             return self._frozen_mask(gate, units, clock)

@@ -63,13 +63,25 @@ def mask(selector: Selector, scores: Tensor) -> Tensor:
     if selection.rule == MASS:
         return _holding(scores, selection.number)
     if selection.rule == HIGHEST:
-        return (ranks(scores.unflatten(-1, (-1, selection.group))) < selection.keep).flatten(-2)
+        return highest(scores.unflatten(-1, (-1, selection.group)), selection.keep).flatten(-2)
     return torch.ones_like(scores, dtype=torch.bool)
 
 
 def topk_mask(scores: Tensor, sparsity: float) -> Tensor:
     """Which units of each token stay on: bool, the shape of `scores`."""
-    return ranks(scores) < keep_count(scores.shape[-1], sparsity)
+    return highest(scores, keep_count(scores.shape[-1], sparsity))
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Which units [..., units] are the `count` highest, ties by index; `ranks(scores) < count` without a sort."""
+    if not 0 < count < scores.shape[-1]:
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    least = scores.kthvalue(scores.shape[-1] - count + 1, dim=-1, keepdim=True).values
+    on = scores >= least
+    if int(on.sum()) == count * (scores.numel() // scores.shape[-1]):  # no row has fewer
+        return on
+    above, tied = scores > least, scores == least
+    return above | (tied & (tied.cumsum(dim=-1) <= count - above.sum(dim=-1, keepdim=True)))
 
 
 def ranks(scores: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Gate:
         signal: what the score is made of.
         frozen: the mask is chosen once, from the prompt, and kept while decoding (GRIFFIN).
         scale, shift: [units]; 1 and 0 if None. A unit that is off is worth `shift`, not 0, whose
-            share of the output is a bias.
+            share of the output is a bias. It is part of the score where the signal is the units themselves.
         basis: [units, units] orthonormal; the units are x @ basis, and the weight is stored as W @ basis.
         basis_shares: how many gates have this basis: linears that read the same input rotate it once.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
@@ -81,8 +81,11 @@ class Gate:
         return self.selector.selection(self.site.units)
 
     def score(self, signal: Values) -> Values:
-        """Higher is kept: [..., units] of a signal of the same shape and kind of values as the gate's own."""
-        return score(signal, self.shift, self.scale)
+        """Higher is kept: [..., units] of a signal of the same shape and kind of values as the gate's own.
+
+        The shift is one of the units: of another signal, such as gate's output, it says nothing.
+        """
+        return score(signal, self.shift if self.signal.reads == "input" else None, self.scale)
 
     def tensors(self) -> dict[str, Values]:
         """All that it holds by name, those of tuples numbered."""

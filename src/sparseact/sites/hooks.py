@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
     for site in sites:
         by_module.setdefault(site.module.removeprefix(site.block + "."), {})[site.block] = site
     tracker = _Tracker()
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     with ExitStack() as hooks:
         for path in dict.fromkeys(site.block for site in sites):
             block = model.get_submodule(path)
@@ -49,7 +51,8 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
             if id(linear) not in seen:  # a module that several blocks share gets one hook
                 seen.add(id(linear))
                 name = site.module.removeprefix(site.block + ".")
-                hook = linear.register_forward_pre_hook(tracker.run(by_module[name], function))
+                alone = site.block if places[id(linear)] == 1 else ""
+                hook = linear.register_forward_pre_hook(tracker.run(by_module[name], alone, function))
                 hooks.callback(hook.remove)
         yield
     if tracker.blocks_run and not tracker.sites_run:
@@ -123,9 +126,11 @@ class _Tracker:
     def leave(self, *_: object) -> None:
         self.block = ""  # the next block may run the same linear and not have been asked for
 
-    def run(self, sites: dict[str, Site], function: OnUnits) -> Callable[..., tuple[Tensor, ...] | None]:
+    def run(self, sites: dict[str, Site], alone: str, function: OnUnits) -> Callable[..., tuple[Tensor, ...] | None]:
+        # `alone`: the only block that has the linear. It is known even where the block's own hooks do not run: in the
+        # backward pass, when a block is computed again (gradient checkpointing).
         def pre_hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-            site = sites.get(self.block)
+            site = sites.get(self.block or alone)
             if site is None:  # shared by a block that was not asked for
                 return None
             self.sites_run += 1

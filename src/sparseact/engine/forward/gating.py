@@ -24,6 +24,8 @@ MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
 class Gating:
     """The rule of one linear: which inputs are on by their scores |signal - shift| * scale.
 
+    The shift is the inputs', and is part of the score where they are the signal.
+
     Attributes:
         selection: by which scores are on.
         scale, shift: [inputs], or None for 1 and 0. An input that is off counts as its shift.
@@ -56,7 +58,7 @@ class Gating:
         elif self.predictor is not None:
             down, up, bias = self.predictor
             signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
-        on = self.on(score(signal, self.shift, self.scale))
+        on = self.on(score(signal, self.shift if signal is x else None, self.scale))
         return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:

@@ -43,7 +43,7 @@ from sparseact.engine.kernels.activations import activate, sigmoid
 from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.kernels.gemv_rows import dot_rows
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
+from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS, SHIFT
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
 
@@ -103,13 +103,14 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     gather(places[first_linear], start, end, threads, tables, out, h[start:])
     if by_gate:
         activate(sizes.activation, h[start:], end - start)
-    count = choose(down, h, h, first, last, thread, dense, tables, buffers)
+    count = choose(down, h, h, first, last, thread, dense, 0, tables, buffers)
     products = own[ROWS]
     _project_rows(places[other], count, thread, tables, buffers, products)
     if not by_gate:
         activate(sizes.activation, products, count)
     for k in range(count):
         masked[active[k]] *= products[k]
+    _take_shift(down, masked, active, count, tables)
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
@@ -121,7 +122,7 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
     if dense == 0:
         _predict(places, thread, sizes, tables, buffers, guess)
     first, last = input_share(down, thread, sizes.threads, tables)
-    count = choose(down, guess, guess, first, last, thread, dense, tables, buffers)
+    count = choose(down, guess, guess, first, last, thread, dense, 0, tables, buffers)
     masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
     _project_rows(places[GATE], count, thread, tables, buffers, h)
     activate(sizes.activation, h, count)
@@ -131,7 +132,17 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
             h[k] *= up[k]
     for k in range(count):
         masked[active[k]] = h[k]
+    _take_shift(down, masked, active, count, tables)
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+
+
+@compiled
+def _take_shift(down: int, masked: Any, active: Any, count: int, tables: Tables) -> None:
+    """Less what a neuron that is off counts as, which is in the offset of down for all neurons."""
+    shift = tables.linears[down, SHIFT]
+    if shift >= 0:
+        for k in range(count):
+            masked[active[k]] -= tables.vectors[shift + active[k]]
 
 
 @compiled

@@ -67,7 +67,7 @@ def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables
     x = own[X]
     if dense is not None and tables.linears[i, LAYOUT] == COLUMNS:
         first, last = input_share(i, thread, threads, tables)
-        count = choose(i, x, x, first, last, thread, dense, tables, buffers)
+        count = choose(i, x, x, first, last, thread, dense, 1, tables, buffers)
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
         return
     first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
@@ -98,7 +98,7 @@ def project_long(
 def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffers) -> int:
     """As `choose`, then rounded, for a thread that reads all inputs, in its rows. One of the threads counts."""
     x, inputs = buffers.floats[thread, X], tables.linears[i, INPUTS]
-    count = choose(i, x, x, 0, inputs, thread, dense, tables, buffers)
+    count = choose(i, x, x, 0, inputs, thread, dense, 1, tables, buffers)
     round_masked(0, inputs, thread, buffers)
     buffers.counts[thread, i] += count if thread == 0 else 0
     return count
@@ -113,7 +113,16 @@ def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int,
 
 @compiled
 def choose(
-    i: int, x: Any, signal: Any, first: int, last: int, thread: int, dense: int, tables: Tables, buffers: Buffers
+    i: int,
+    x: Any,
+    signal: Any,
+    first: int,
+    last: int,
+    thread: int,
+    dense: int,
+    shifted: int,
+    tables: Tables,
+    buffers: Buffers,
 ) -> int:
     """Which of the inputs first..last of linear `i` are on: their numbers into `ACTIVE`, from place 0 on.
 
@@ -122,7 +131,9 @@ def choose(
     Args:
         x: the inputs.
         signal: what decides; x itself, or act(gate) or up where x is not computed yet. Of all inputs
-            where the linear's rule needs them (`needs_all`). The shift is x's too.
+            where the linear's rule needs them (`needs_all`).
+        shifted: 1 if x are the inputs, of which the shift is one; 0 if the caller makes the inputs of x, and takes the
+            shift from those.
 
     Returns:
         How many are on.
@@ -131,12 +142,12 @@ def choose(
     scores, masked, active = own[SCORES], own[MASKED], buffers.integers[thread, ACTIVE]
     row = tables.linears[i]
     everything = dense != 0 or row[SELECTOR] == EVERYTHING
+    shift = row[SHIFT] if shifted else -1
     limit = np.float32(0)
     if not everything:
         start, end = (0, row[INPUTS]) if needs_all(i, tables) else (first, last)
-        _score(i, signal, start, end, tables, scores)
+        _score(i, signal, start, end, shift, tables, scores)
         limit = find_threshold(row[SELECTOR], tables.thresholds[i], row[GROUP], row[KEEP], scores, end)
-    shift = row[SHIFT]
     count = 0
     for j in range(first, last):
         value = x[j] if shift < 0 else x[j] - tables.vectors[shift + j]
@@ -154,9 +165,9 @@ def needs_all(i: int, tables: Tables) -> bool:
 
 
 @compiled
-def _score(i: int, signal: Any, start: int, end: int, tables: Tables, scores: Any) -> None:
-    """scores[start:end] = |signal - shift| * scale of linear `i`."""
-    scale, shift = tables.linears[i, SCALE], tables.linears[i, SHIFT]
+def _score(i: int, signal: Any, start: int, end: int, shift: int, tables: Tables, scores: Any) -> None:
+    """scores[start:end] = |signal - shift| * scale of linear `i`; without the shift where that is -1."""
+    scale = tables.linears[i, SCALE]
     for j in range(start, end):
         score = abs(signal[j] if shift < 0 else signal[j] - tables.vectors[shift + j])
         scores[j] = score if scale < 0 else score * tables.vectors[scale + j]

@@ -80,7 +80,10 @@ def _gating(
         ),
         "it switches heads off token by token": gate.site.kind == "heads" and not gate.frozen,
         f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
-        "it chooses neurons and has a shift": choice != BY_INPUT and gate.shift is not None,
+        "it chooses from the prompt and has a shift": choice == BY_PROMPT and gate.shift is not None,
+        "it chooses by act(gate), which down reads, and has a shift that is no part of the score": (
+            choice == BY_GATE and not architecture.gated and gate.shift is not None
+        ),
         f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
         and selection.rule not in {HIGHEST, EVERYTHING},
         "it leaves none on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,

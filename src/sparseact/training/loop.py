@@ -1,0 +1,268 @@
+"""The steps of a training: draw, forward, backward, clip, step, steer; a checkpoint every so often."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from sparseact.errors import InputError
+from sparseact.masked.density import Density
+from sparseact.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from sparseact.training.gates import LiveGates
+from sparseact.training.objectives import Loss
+from sparseact.training.options import Options
+from sparseact.training.text import Mix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WARM_UP = 10
+"""Steps in which the learning rate rises."""
+
+LOG_EVERY = 5
+"""Steps between two rows of the log, means over them."""
+
+
+@dataclass
+class Training:
+    """A model in training.
+
+    Attributes:
+        model: that learns.
+        teacher: the dense model, another one.
+        gates: that mask it, None for the dense twin.
+        texts: what it is trained on.
+        options: how.
+        parameters: that are trained, by name, constants among them.
+        optimiser: over them.
+        log: a row each `LOG_EVERY` steps: step, tokens, loss, density, layers, seconds.
+        step: how many are done.
+        seconds: that they took, over all runs.
+        saved: the step of the last checkpoint, 0 if there is none.
+    """
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel
+    gates: LiveGates | None
+    texts: Mix
+    options: Options
+    parameters: dict[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    log: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+    saved: int = 0
+
+    def __post_init__(self) -> None:
+        """Take the devices that accelerate knows of; one process each, of which the first writes."""
+        self.accelerator = Accelerator(cpu=self.model.device.type == "cpu")
+        self.running_model: nn.Module = self.accelerator.prepare_model(self.model)
+        if self.options.batch < self.accelerator.num_processes:
+            raise InputError(
+                f"batch: {self.options.batch} windows are fewer than the {self.accelerator.num_processes} processes"
+            )
+        self.dtype = self.options.autocast_dtype(self.model.device)
+
+
+def optimiser_over(
+    parameters: dict[str, nn.Parameter], constants: dict[str, nn.Parameter], options: Options
+) -> torch.optim.Optimizer:
+    """AdamW without decay; constants have a learning rate of their own."""
+    groups = [{"params": list(parameters.values()), "lr": options.lr, "base": options.lr}]
+    if constants:
+        groups.append({"params": list(constants.values()), "lr": options.constants_lr, "base": options.constants_lr})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def run(training: Training, folder: Path, identity: dict[str, Any], *, checkpoint_every: int) -> None:
+    """Train to the end of the tokens, going on from the checkpoint in the folder if there is one.
+
+    Raises:
+        InputError: the checkpoint is another run's, the loss is not a number, or memory is short.
+    """
+    _resume(training, folder, identity)
+    if training.step == training.options.steps:
+        return
+    masked: AbstractContextManager[Any] = training.gates.running(training.model) if training.gates else nullcontext()
+    devices = [training.model.device] if training.model.device.type == "cuda" else []
+    try:
+        with masked as counts, torch.random.fork_rng(devices):
+            _say_how_long(training, counts)
+            _steps(training, counts, folder, identity, checkpoint_every)
+    except KeyboardInterrupt as stop:
+        if training.saved:
+            stop.add_note(f"the same command goes on from the checkpoint of step {training.saved} in {folder}")
+        raise
+
+
+def _steps(
+    training: Training, counts: Density | None, folder: Path, identity: dict[str, Any], checkpoint_every: int
+) -> None:
+    steps, of_a_step = training.options.steps, training.options.batch * training.options.window
+    with tqdm(
+        total=steps * of_a_step,
+        initial=training.step * of_a_step,
+        desc="train",
+        unit="token",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=None if training.accelerator.is_main_process else True,
+    ) as bar:
+        began, before = time.monotonic(), training.seconds
+        rows: list[dict[str, Any]] = []
+        while training.step < steps:
+            rows.append(_one_step(training, counts))
+            training.seconds = before + time.monotonic() - began
+            bar.update(of_a_step)
+            bar.set_postfix(_shown(rows[-1]))
+            if len(rows) == LOG_EVERY or training.step == steps:
+                training.log.append(_mean(rows, training))
+                rows = []
+            if training.step % checkpoint_every == 0 or training.step == steps:
+                _save(training, folder, identity)
+
+
+def _one_step(training: Training, counts: Density | None) -> dict[str, Any]:
+    """Change the weights once."""
+    options = training.options
+    torch.manual_seed(options.seed * 1_000_003 + training.step)  # so that a resumed run draws what it would have drawn
+    if training.gates is not None:
+        training.gates.refresh(training.model)
+    share = min(1.0, (training.step + 1) / WARM_UP) * (1 - 0.95 * training.step / options.steps)
+    for group in training.optimiser.param_groups:
+        group["lr"] = group["base"] * share
+    loss, density = _forward_and_backward(training, counts)
+    constants = training.gates.constants if training.gates else {}
+    for constant in constants.values():
+        if constant.grad is not None:
+            constant.grad = training.accelerator.reduce(constant.grad, "mean")
+    body = [parameter for name, parameter in training.parameters.items() if name not in _names(constants)]
+    norm = training.accelerator.clip_grad_norm_(body, 1.0)
+    if not (math.isfinite(loss) and math.isfinite(float(norm if norm is not None else 0.0))):
+        kept = f"the checkpoint of step {training.saved} is kept" if training.saved else "there is no checkpoint yet"
+        raise InputError(
+            f"lr: the loss, or its gradient, is not a number at step {training.step + 1}; {kept}; try a smaller `lr` "
+            "in another folder"
+        )
+    training.optimiser.step()
+    training.optimiser.zero_grad()
+    if training.gates is not None:
+        training.gates.steer(density)
+    training.step += 1
+    by_layer: dict[str, list[float]] = {}
+    for site, value in density.items():
+        by_layer.setdefault("head" if site.is_head else str(site.layer), []).append(value)
+    layers = {layer: sum(values) / len(values) for layer, values in by_layer.items()}
+    overall = sum(density.values()) / len(density) if density else 1.0
+    return {"loss": loss, "density": overall, "layers": layers}
+
+
+def _forward_and_backward(training: Training, counts: Density | None) -> tuple[float, dict[Any, float]]:
+    """The loss of the step's windows, and the densities; gradients are in the parameters."""
+    accelerator, options, device = training.accelerator, training.options, training.model.device
+    windows = training.texts.draw(training.step, options.batch)
+    windows = windows[accelerator.process_index :: accelerator.num_processes].to(device)
+    if counts is not None:
+        counts.reset()
+    with torch.autocast(device.type, training.dtype, enabled=training.dtype != torch.float32):
+        output = training.running_model(input_ids=windows, use_cache=False)
+        loss = Loss(options.objective, lambda ids: training.teacher(input_ids=ids, use_cache=False).logits)(
+            output, windows
+        )
+    accelerator.backward(loss)
+    mean = float(accelerator.reduce(loss.detach(), "mean"))
+    if training.gates is None or counts is None:
+        return mean, {}
+    found = training.gates.densities(counts)
+    shared = accelerator.reduce(torch.tensor(list(found.values()), device=device), "mean").tolist()
+    return mean, dict(zip(found, shared, strict=True))
+
+
+def _say_how_long(training: Training, counts: Density | None) -> None:
+    """Try a step without changing anything, and say how long all will take.
+
+    Raises:
+        InputError: memory is short.
+    """
+    options, began = training.options, time.monotonic()
+    try:
+        _forward_and_backward(training, counts)
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)):
+            raise
+        raise InputError(
+            f"batch: no memory for a step of {options.batch} windows of {options.window} tokens; use a smaller "
+            "`batch` or `window`, `gradient_checkpointing`, or `lora`"
+        ) from error
+    finally:
+        training.optimiser.zero_grad()
+    left = (options.steps - training.step) * (time.monotonic() - began)
+    tokens = (options.steps - training.step) * options.batch * options.window
+    if training.accelerator.is_main_process:
+        sys.stderr.write(
+            f"sparseact: {options.method}: {tokens:,} tokens in {options.steps - training.step} steps, about "
+            f"{_duration(left)} by a trial step ({tokens / left:.0f} tokens/s)\n"
+        )
+
+
+def _resume(training: Training, folder: Path, identity: dict[str, Any]) -> None:
+    record = read_checkpoint(folder, identity)
+    if record is None:
+        return
+    load_checkpoint(folder, record, training.parameters, training.optimiser)
+    training.step, training.log, training.seconds = record["step"], record["log"], record["seconds"]
+    training.saved = training.step
+    if training.gates is not None:
+        training.gates.set_numbers(record["numbers"])
+
+
+def _save(training: Training, folder: Path, identity: dict[str, Any]) -> None:
+    if training.accelerator.is_main_process:
+        record = {
+            "identity": identity,
+            "step": training.step,
+            "seconds": training.seconds,
+            "numbers": training.gates.numbers() if training.gates else {},
+            "log": training.log,
+        }
+        save_checkpoint(folder, record, training.parameters, training.optimiser)
+    training.saved = training.step
+    training.accelerator.wait_for_everyone()
+
+
+def _mean(rows: list[dict[str, Any]], training: Training) -> dict[str, Any]:
+    """One row of the log from several steps."""
+    count, tokens = len(rows), training.step * training.options.batch * training.options.window
+    layers = {layer: sum(row["layers"][layer] for row in rows) / count for layer in rows[0]["layers"]}
+    means = {key: sum(row[key] for row in rows) / count for key in ("loss", "density")}
+    seconds = round(training.seconds, 1)
+    return {"step": training.step, "tokens": tokens, **means, "layers": layers, "seconds": seconds}
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    return {"loss": f"{row['loss']:.4f}"} | ({"density": f"{row['density']:.3f}"} if row["layers"] else {})
+
+
+def _names(constants: dict[str, nn.Parameter]) -> set[str]:
+    return {constant_name(site) for site in constants}
+
+
+def constant_name(site: str) -> str:
+    """What a site's constants are called among the parameters."""
+    return f"constant:{site}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,79 @@
+"""Perplexity and KL on windows that were not trained on, beside the dense model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from sparseact.masked.decoding import evaluation_mode
+from sparseact.training.objectives import distil
+from sparseact.training.text import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A model on the held-out windows of one text.
+
+    Attributes:
+        perplexity, perplexity_dense: exp of the mean negative log-likelihood of the text's tokens.
+        kl: from the dense model, nats per token.
+        tokens: that were predicted.
+    """
+
+    perplexity: float
+    perplexity_dense: float
+    kl: float
+    tokens: int
+
+    @property
+    def increase(self) -> float:
+        """Of perplexity over the dense model's, as a share."""
+        return self.perplexity / self.perplexity_dense - 1
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"increase": self.increase}
+
+
+def held_out(
+    model: PreTrainedModel,
+    dense: PreTrainedModel,
+    sources: Sequence[Source],
+    masked: AbstractContextManager[Any],
+    dtype: torch.dtype,
+) -> dict[str, HeldOut]:
+    """Measure a model by the name of each text.
+
+    Args:
+        masked: entered around the model's passes.
+        dense: another model than `model`, which masks do not touch.
+        dtype: of the products.
+    """
+    found = {}
+    with (
+        torch.no_grad(),
+        evaluation_mode(model),
+        evaluation_mode(dense),
+        torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32),
+        masked,
+    ):
+        for source in sources:
+            nll = nll_dense = kl = 0.0
+            tokens = 0
+            for window in source.held_out.to(model.device):
+                ours, theirs = (which(window[None], use_cache=False).logits[0, :-1].float() for which in (model, dense))
+                nll += float(cross_entropy(ours, window[1:], reduction="sum"))
+                nll_dense += float(cross_entropy(theirs, window[1:], reduction="sum"))
+                kl += float(distil(ours, theirs)) * len(ours)
+                tokens += len(ours)
+            found[source.name] = HeldOut(math.exp(nll / tokens), math.exp(nll_dense / tokens), kl / tokens, tokens)
+    return found
