@@ -28,11 +28,12 @@ class Signal:
     Attributes:
         reads: `input`: the units themselves; `output`: what another linear of the block puts out,
             such as gate or up; `predicted`: a low-rank guess from another linear's input; `guessed`: what that
-            linear puts out if it reads only the largest of its inputs.
+            linear puts out if it reads only the largest of its inputs, or the leading bits of its weights.
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
         look: of a guess, the share of the inputs that it reads.
+        bits: of a guess, how many leading bits of each weight it reads, of 8; 0 if it reads whole weights.
         times: of a guess, another one of the same inputs that it is multiplied by: up.
     """
 
@@ -41,6 +42,7 @@ class Signal:
     part: tuple[int, int] = (0, 1)
     activation: str = ""
     look: float = 1.0
+    bits: int = 0
     times: Signal | None = None
 
 
@@ -106,8 +108,8 @@ class Gate:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
 
         A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
-        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs that a guess reads are
-        not among the site's bytes.
+        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs or bits that a guess
+        reads are not among the site's bytes.
         """
         sizes = {name: math.prod(held.shape) for name, held in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))
