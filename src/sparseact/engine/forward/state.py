@@ -48,9 +48,9 @@ PLACES = 25
     PREDICTOR_UP,
 ) = range(PLACES)
 
-BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR = range(5)
+BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR, BY_GUESS = range(6)
 """The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is; the prompt, once
-for all tokens after it; a low-rank guess from the MLP's input."""
+for all tokens after it; a low-rank guess from the MLP's input; act(gate) up by the high planes of both."""
 
 GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
+from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES, STRIDE
 from sparseact.engine.quant.layouts import CHUNK
 from sparseact.engine.quant.repack import by_fours
 from sparseact.engine.simd.bytes import (
@@ -112,7 +112,7 @@ def _axpy_blocks(
     at = first
     while at < last:
         g = active[at] // BLOCK
-        _prefetch_scales(arena, table, i, g)
+        prefetch_scales(arena, table, i, g)
         stop = at + 1
         while stop < last and active[stop] // BLOCK == g:
             stop += 1
@@ -122,23 +122,45 @@ def _axpy_blocks(
             inputs = four_inputs(aq, active, k, stop)
             asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
             if form == Q8:
-                _add_four_q8(arena, table[i, CODES], rows, columns, later, inputs, acc)
+                _add_four_q8(arena, table[i, CODES], table[i, STRIDE], rows, columns, later, inputs, acc)
             else:
                 _add_four_q4(arena, table[i, CODES], rows, columns, later, inputs, acc)
-        _finish_block(arena, table, i, g, asum, ascale[g], acc, y)
+        finish_block(arena, table, i, g, asum, ascale[g], acc, y)
         at = stop
 
 
 @compiled
-def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
+def axpy_block(
+    arena: Any, table: Any, i: int, active: Any, first: int, last: int, aq: Any, ascale: Any, acc: Any, y: Any
+) -> None:
+    """As `axpy_columns` for inputs of one block of linear `i` in q8, whose columns were asked for before."""
+    codes, width, rows, g = table[i, CODES], table[i, STRIDE], table[i, PADDED_OUTPUTS], active[first] // BLOCK
+    prefetch_scales(arena, table, i, g)
+    asum = 0
+    for k in range(first, last, 4):
+        c0, c1, c2, c3 = starts_of(four_of(active, k, last), codes, width)
+        inputs = four_inputs(aq, active, k, last)
+        asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
+        a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
+        for r in range(0, rows, CHUNK):
+            w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
+            w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
+            dot_four(w0, w1, w2, w3, a, acc, r)
+    finish_block(arena, table, i, g, asum, ascale[g], acc, y)
+
+
+@compiled
+def _add_four_q8(
+    arena: Any, codes: int, width: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any
+) -> None:
     """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
-    c0, c1, c2, c3 = starts_of(columns, codes, rows)
-    p0, p1, p2, p3 = starts_of(later, codes, rows)
+    c0, c1, c2, c3 = starts_of(columns, codes, width)
+    p0, p1, p2, p3 = starts_of(later, codes, width)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
         w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
-        _dot_four(w0, w1, w2, w3, a, acc, r)
+        dot_four(w0, w1, w2, w3, a, acc, r)
         _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
 
 
@@ -152,13 +174,13 @@ def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
         h = r // 2
         w0, w1 = load_nibbles(arena, c0 + h), load_nibbles(arena, c1 + h)
         w2, w3 = load_nibbles(arena, c2 + h), load_nibbles(arena, c3 + h)
-        _dot_four(w0, w1, w2, w3, a, acc, r)
+        dot_four(w0, w1, w2, w3, a, acc, r)
         if h % LINE == 0:
             _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
 
 
 @compiled
-def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
+def finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
     """Add the sums of block g to y, times the scales, and put zeros in their place."""
     form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
     scales, mins = table[i, SCALES] + 2 * g * rows, table[i, MINS] + 2 * g * rows
@@ -175,7 +197,7 @@ def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any
 
 
 @compiled
-def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
+def prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
     """Ask for the scales of block g: they are wanted when its columns have been read."""
     rows = table[i, PADDED_OUTPUTS]
     for r in range(0, 2 * rows, LINE):
@@ -185,7 +207,7 @@ def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
 
 
 @compiled
-def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
+def dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
     """Add to the sums of 64 rows the products of four columns: their bytes are interleaved by fours."""
     v = by_fours(w0, w1, w2, w3)
     store_i32(acc, r, dot_bytes(load_i32(acc, r), v[0], a))

@@ -11,21 +11,25 @@ from sparseact.models.formats import BLOCK, Array, Bytes, Quantised
 
 @dataclass(frozen=True)
 class Packed:
-    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none."""
+    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none, `low` but in `planes`."""
 
     codes: Bytes
     scales: Bytes | None
     mins: Bytes | None
+    low: Bytes | None = None
 
 
 def pack(weights: Quantised, layout: str) -> Packed:
-    """Weights in the order of a layout: "panels", "columns" or "rows"."""
+    """Weights in the order of a layout: "panels", "columns", "rows" or, of q8, "planes"."""
     shape = shape_of(weights.format, layout, weights.outputs, weights.inputs)
     # Padding has the scale 0, and meets activations that are 0.
     codes = _padded(weights.codes, shape.padded_outputs, shape.padded_inputs)
     if weights.format == "q8":
         # The product of bytes takes unsigned times signed: weights are stored with 128 added.
         codes = codes.astype(np.uint8) + np.uint8(128)
+    low = None
+    if layout == "planes":
+        codes, low = codes >> np.uint8(4), _bytes(_rows(codes & np.uint8(15), "q4"))
     order, order_scales = _ORDERS[layout]
     scales, mins = (
         None
@@ -33,12 +37,12 @@ def pack(weights: Quantised, layout: str) -> Packed:
         else _bytes(order_scales(_padded(part, shape.padded_outputs, shape.padded_inputs // BLOCK)))
         for part in (weights.scales, weights.mins)
     )
-    packed = _bytes(order(codes, weights.format))
+    packed = _bytes(order(codes, "q4" if layout == "planes" else weights.format))
     if layout == "rows":
         # One place to read a row from, not three.
         parts = [part.reshape(weights.outputs, -1) for part in (packed, scales, mins) if part is not None]
         return Packed(_bytes(np.concatenate(parts, axis=1)), None, None)
-    return Packed(packed, scales, mins)
+    return Packed(packed, scales, mins, low)
 
 
 def _panels(codes: Array, format: str) -> Array:  # noqa: A002
@@ -97,6 +101,7 @@ _ORDERS: dict[str, tuple[Callable[[Array, str], Array], Callable[[Array], Array]
     "panels": (_panels, _panel_scales),
     "columns": (_columns, _column_scales),
     "rows": (_rows, _row_scales),
+    "planes": (_panels, _panel_scales),
 }
 
 

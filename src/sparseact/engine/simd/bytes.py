@@ -64,6 +64,12 @@ def high_nibbles(e: Emitter, a: Any) -> ir.Value:
     return e.ir.lshr(a, same(64, 4, _I8))
 
 
+@operation(u8x64)
+def upper_nibbles(e: Emitter, a: Any) -> ir.Value:
+    """The high 4 bits of each byte, where they are: 16 times their number."""
+    return e.ir.and_(a, same(64, -16, _I8))
+
+
 @operation(i32x16)
 def load_pairs(e: Emitter, array: Any, i: Any, j: Any) -> ir.Value:
     """16 numbers of 16 bits from i on, each with one from j on above it. `i` and `j` have one type."""
@@ -169,6 +175,13 @@ def splat_halves_f32(e: Emitter, array: Any, i: Any) -> ir.Value:
 def splat_halves_f16(e: Emitter, array: Any, i: Any) -> ir.Value:
     """Two float16 of an array, widened: the first in the lanes 0..7, the second in 8..15."""
     return half_to_float_ir(e, _halves(e, e.load(array, i, ir.VectorType(_I16, 2))))
+
+
+@operation(f32x16)
+def splat_two_f16(e: Emitter, array: Any, i: Any, j: Any) -> ir.Value:
+    """A float16 of an array in the lanes 0..7 and another in 8..15, widened. `i` and `j` have one type."""
+    low, high = (e.splat(e.load(array, at, _I16)) for at in (i, j))
+    return half_to_float_ir(e, e.shuffle(low, high, [*range(8), *range(16, 24)]))
 
 
 @operation(i32x16)

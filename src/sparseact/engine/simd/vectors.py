@@ -256,6 +256,12 @@ def add_i32(e: Emitter, a: Any, b: Any) -> ir.Value:
     return e.ir.add(a, b)
 
 
+@operation(i32x16)
+def shift_left(e: Emitter, a: Any, bits: Any) -> ir.Value:
+    """Integers times 2 to the power of bits."""
+    return e.ir.shl(a, e.splat(e.scalar(bits, 1, types.int32)))
+
+
 @operation(f32x16)
 def to_f32(e: Emitter, a: Any) -> ir.Value:
     """Integers as numbers."""
