@@ -5,6 +5,8 @@ A neuron's low planes and its column of down are one run of memory, read where i
 
 from typing import Any
 
+import numpy as np
+
 from sparseact.engine.forward.projections import choose, input_share
 from sparseact.engine.forward.state import (
     ACTIVE,
@@ -17,6 +19,7 @@ from sparseact.engine.forward.state import (
     OUTPUT,
     ROWS,
     SCALES,
+    SCORES,
     SUMS,
     UP,
     Buffers,
@@ -24,10 +27,10 @@ from sparseact.engine.forward.state import (
     Tables,
 )
 from sparseact.engine.kernels.activations import activate
-from sparseact.engine.kernels.axpy_columns import axpy_block
-from sparseact.engine.kernels.gemv_planes import add_low, dot_high
+from sparseact.engine.kernels.axpy_columns import axpy_block, prefetch_scales
+from sparseact.engine.kernels.gemv_planes import AHEAD, ask_ahead, dot_high, dot_low, spread_input
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, PADDED_OUTPUTS, SHIFT
+from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS, SHIFT
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.models.formats import BLOCK
@@ -52,6 +55,9 @@ def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     for j in range(last, (last + BLOCK - 1) // BLOCK * BLOCK):
         masked[j] = 0
     active, at = buffers.integers[thread, ACTIVE], 0
+    spread_input(buffers.codes[thread, 0], tables.linears[places[GATE], PADDED_INPUTS], buffers.codes[thread, 2])
+    for k in range(AHEAD):
+        ask_ahead(tables.arena, tables.linears, places[GATE], active, k, count)
     while at < count:
         stop = at + 1
         while stop < count and active[stop] // BLOCK == active[at] // BLOCK:
@@ -81,31 +87,21 @@ def _finish_block(
 ) -> None:
     """The neurons active[at:stop], all of one block of down: their low planes, then their columns."""
     down, own, active = places[DOWN], buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    h, up, masked = own[ROWS], own[OUTPUT], own[MASKED]
+    h, up, masked, arena, linears = own[ROWS], own[OUTPUT], own[MASKED], tables.arena, tables.linears
+    spread, g = buffers.codes[thread, 2], active[at] // BLOCK
+    prefetch_scales(arena, linears, down, g)
     for k in range(at, stop):
-        h[k - at] = buffers.outputs[GATE, 0, active[k]]
-        up[k - at] = buffers.outputs[UP, 0, active[k]]
-    codes, scales = buffers.codes[thread, 0], own[SCALES]
-    add_low(
-        tables.arena, tables.linears, places[GATE], places[UP], active, at, stop, count, codes, scales, h, up
-    )
+        ask_ahead(arena, linears, places[GATE], active, k + AHEAD, count)
+        j = np.int64(active[k])
+        h[k - at] = buffers.outputs[GATE, 0, j] + dot_low(arena, linears, places[GATE], j, spread, own[SCALES])
+        up[k - at] = buffers.outputs[UP, 0, j] + dot_low(arena, linears, places[UP], j, spread, own[SCALES])
     activate(sizes.activation, h, stop - at)
     shift = tables.linears[down, SHIFT]
     for k in range(at, stop):
         value = h[k - at] * up[k - at]
         masked[active[k]] = value if shift < 0 else value - tables.vectors[shift + active[k]]
-    g, codes, scales = active[at] // BLOCK, buffers.codes[thread, 1], own[MASKED_SCALES]
+    codes, scales = buffers.codes[thread, 1], own[MASKED_SCALES]
     start, sums = g * BLOCK, buffers.integers[thread, MASKED_SUMS]
     quantise_input(masked[start:], BLOCK, codes[start:], scales[g:], sums[g:])
-    axpy_block(
-        tables.arena,
-        tables.linears,
-        down,
-        active,
-        at,
-        stop,
-        codes,
-        scales,
-        buffers.accumulators[thread],
-        buffers.outputs[DOWN, thread],
-    )
+    room, more, y = buffers.accumulators[thread].view(np.int64), own[SCORES].view(np.int8), buffers.outputs[DOWN, thread]
+    axpy_block(arena, linears, down, active, at, stop, codes, scales, room, more, y)

@@ -147,7 +147,7 @@ class Buffers(NamedTuple):
     attention: Floats  # [threads, positions] weights of a head
     floats: Floats  # [threads, FLOATS, ...]
     integers: npt.NDArray[np.int32]  # [threads, INTEGERS, ...]
-    codes: npt.NDArray[np.int8]  # [threads, 2, ...] X and MASKED, rounded
+    codes: npt.NDArray[np.int8]  # [threads, 3, ...] X and MASKED, rounded, and X in the order of low planes
     accumulators: npt.NDArray[np.int32]  # [threads, ...] of a linear in columns
 
 
@@ -251,7 +251,7 @@ def buffers_of(
         attention=zeros((threads, padded(keys.shape[2] + 16))),
         floats=zeros((threads, FLOATS, widest)),
         integers=zeros((threads, INTEGERS, widest), np.int32),
-        codes=zeros((threads, 2, widest), np.int8),
+        codes=zeros((threads, 3, widest), np.int8),
         accumulators=zeros((threads, widest), np.int32),
     )
 

@@ -15,6 +15,7 @@ from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
     load_nibbles,
+    splat_4_bytes,
     splat_bytes,
 )
 from sparseact.engine.simd.jit import compiled
@@ -22,6 +23,7 @@ from sparseact.engine.simd.vectors import (
     LANES,
     add_i32,
     fma,
+    i64_at,
     load_bf16,
     load_f16,
     load_f32,
@@ -125,28 +127,61 @@ def _axpy_blocks(
                 _add_four_q8(arena, table[i, CODES], table[i, STRIDE], rows, columns, later, inputs, acc)
             else:
                 _add_four_q4(arena, table[i, CODES], rows, columns, later, inputs, acc)
-        finish_block(arena, table, i, g, asum, ascale[g], acc, y)
+        _finish_block(arena, table, i, g, asum, ascale[g], acc, y)
         at = stop
 
 
 @compiled
 def axpy_block(
-    arena: Any, table: Any, i: int, active: Any, first: int, last: int, aq: Any, ascale: Any, acc: Any, y: Any
+    arena: Any,
+    table: Any,
+    i: int,
+    active: Any,
+    first: int,
+    last: int,
+    aq: Any,
+    ascale: Any,
+    starts: Any,
+    fours: Any,
+    y: Any,
 ) -> None:
-    """As `axpy_columns` for inputs of one block of linear `i` in q8, whose columns were asked for before."""
+    """As `axpy_columns` for inputs of one block of linear `i` in q8, all of it asked for before: sums in registers.
+
+    Args:
+        starts: int64 [32], room to work in, as the next one.
+        fours: int8 [32].
+    """
     codes, width, rows, g = table[i, CODES], table[i, STRIDE], table[i, PADDED_OUTPUTS], active[first] // BLOCK
-    prefetch_scales(arena, table, i, g)
-    asum = 0
-    for k in range(first, last, 4):
-        c0, c1, c2, c3 = starts_of(four_of(active, k, last), codes, width)
-        inputs = four_inputs(aq, active, k, last)
-        asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
-        a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
-        for r in range(0, rows, CHUNK):
-            w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
-            w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
-            dot_four(w0, w1, w2, w3, a, acc, r)
-    finish_block(arena, table, i, g, asum, ascale[g], acc, y)
+    scales = table[i, SCALES] + 2 * g * rows
+    # By fours, the last column over and over with inputs of 0: where columns begin, then their inputs.
+    count, asum = (last - first + 3) // 4 * 4, 0
+    for k in range(count):
+        j = active[min(first + k, last - 1)]
+        starts[k] = codes + np.int64(j) * width
+        fours[k] = aq[j] if first + k < last else 0
+        asum += fours[k]
+    for r in range(0, rows, CHUNK):
+        a = b = c = d = splat_i32(-128 * asum)
+        for k in range(0, count, 4):
+            v = by_fours(
+                load_bytes(arena, i64_at(starts, k) + r),
+                load_bytes(arena, i64_at(starts, k + 1) + r),
+                load_bytes(arena, i64_at(starts, k + 2) + r),
+                load_bytes(arena, i64_at(starts, k + 3) + r),
+            )
+            x = splat_4_bytes(fours, k)
+            a, b = dot_bytes(a, v[0], x), dot_bytes(b, v[1], x)
+            c, d = dot_bytes(c, v[2], x), dot_bytes(d, v[3], x)
+        _add_scaled(arena, scales + 2 * r, ascale[g], a, y, r)
+        _add_scaled(arena, scales + 2 * r + 2 * LANES, ascale[g], b, y, r + LANES)
+        _add_scaled(arena, scales + 2 * r + 4 * LANES, ascale[g], c, y, r + 2 * LANES)
+        _add_scaled(arena, scales + 2 * r + 6 * LANES, ascale[g], d, y, r + 3 * LANES)
+
+
+@compiled
+def _add_scaled(arena: Any, at_scale: int, ascale: Any, sums: Any, y: Any, r: int) -> None:
+    scale = multiply(load_f16(arena, at_scale), splat_f32(ascale))
+    store_f32(y, r, fma(to_f32(sums), scale, load_f32(y, r)))
 
 
 @compiled
@@ -160,7 +195,7 @@ def _add_four_q8(
     for r in range(0, rows, CHUNK):
         w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
         w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
-        dot_four(w0, w1, w2, w3, a, acc, r)
+        _dot_four(w0, w1, w2, w3, a, acc, r)
         _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
 
 
@@ -174,13 +209,13 @@ def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
         h = r // 2
         w0, w1 = load_nibbles(arena, c0 + h), load_nibbles(arena, c1 + h)
         w2, w3 = load_nibbles(arena, c2 + h), load_nibbles(arena, c3 + h)
-        dot_four(w0, w1, w2, w3, a, acc, r)
+        _dot_four(w0, w1, w2, w3, a, acc, r)
         if h % LINE == 0:
             _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
 
 
 @compiled
-def finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
+def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any, acc: Any, y: Any) -> None:
     """Add the sums of block g to y, times the scales, and put zeros in their place."""
     form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
     scales, mins = table[i, SCALES] + 2 * g * rows, table[i, MINS] + 2 * g * rows
@@ -207,7 +242,7 @@ def prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
 
 
 @compiled
-def dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
+def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> None:
     """Add to the sums of 64 rows the products of four columns: their bytes are interleaved by fours."""
     v = by_fours(w0, w1, w2, w3)
     store_i32(acc, r, dot_bytes(load_i32(acc, r), v[0], a))

@@ -13,25 +13,28 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.quant.arena import CODES, LOW, PADDED_INPUTS, SCALES, STRIDE
-from sparseact.engine.quant.layouts import MIDDLE, PANEL
+from sparseact.engine.quant.layouts import MIDDLE, PANEL, SPREAD
 from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
     load_nibbles,
     low_nibbles,
     splat_4_bytes,
+    splat_halves_f16,
     splat_halves_f32,
-    splat_two_f16,
     upper_nibbles,
 )
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
+    LANES,
     add_i32,
     fma,
     load_f16,
+    load_f32,
     multiply,
-    prefetch,
+    prefetch_far,
     shift_left,
+    shift_right,
     splat_f32,
     splat_f32_at,
     splat_i32,
@@ -45,7 +48,7 @@ VECTOR = 64
 """Bytes of a load."""
 LINE = 64
 """Bytes of a cache line."""
-AHEAD = 8
+AHEAD = 32
 """Rows between the one that is read and the one that is asked for."""
 
 
@@ -88,54 +91,53 @@ def dot_high(
 
 
 @compiled
-def add_low(
-    arena: Any,
-    table: Any,
-    one: int,
-    other: int,
-    rows: Any,
-    first: int,
-    last: int,
-    end: int,
-    aq: Any,
-    ascale: Any,
-    y: Any,
-    z: Any,
-) -> None:
-    """Add to y[k], z[k] the products of the low planes' row rows[first + k] of two linears with the same x.
+def ask_ahead(arena: Any, table: Any, i: int, rows: Any, k: int, end: int) -> None:
+    """Ask for all in the stride of row rows[k] of the low plane of linear `i`, if `k` is below `end`."""
+    if k < end:
+        start, stride = table[i, LOW] + np.int64(rows[k]) * table[i, STRIDE], table[i, STRIDE]
+        for line in range(start, start + stride, LINE):
+            prefetch_far(arena, line)
+
+
+@compiled
+def spread_input(aq: Any, inputs: int, spread: Any) -> None:
+    """x in the order of the low plane: of 16 blocks, the first 4 inputs of each, then the next 4; the rest as it is."""
+    source, target = aq.view(np.int32), spread.view(np.int32)
+    whole, words = inputs // SPREAD * (SPREAD // 4), BLOCK // 4
+    for word in range(inputs // 4):
+        place = word // (SPREAD // 4) * (SPREAD // 4) + word % words * LANES + word // words % LANES
+        target[place if word < whole else word] = source[word]
+
+
+@compiled
+def dot_low(arena: Any, table: Any, i: int, row: int, spread: Any, ascale: Any) -> Any:
+    """The product of a row of the low plane with x.
 
     Args:
         arena: bytes of all weights.
         table: int64 [linears, FIELDS].
-        one: number of the first linear, whose layout is `planes`.
-        other: of the second one, of the same sizes, whose row lies behind the first one's.
-        rows: int32, numbers of the rows.
-        first: place in `rows` to start at.
-        last: place in `rows` to stop before.
-        end: place in `rows` up to which rows are asked for ahead, with all that lies in their stride.
-        aq: int8, x in blocks of 32 (`quantise_input`), padded to 64.
+        i: number of the linear, whose layout is `planes`.
+        row: which one.
+        spread: int8, x in blocks of 32 (`quantise_input`) in the order of the plane (`spread_input`).
         ascale: float32 [blocks].
-        y: float32; added to, as the next one.
-        z: float32.
     """
-    blocks, stride = table[one, PADDED_INPUTS] // BLOCK, table[one, STRIDE]
-    low, further = table[one, LOW], table[other, LOW] - table[one, LOW]
-    for k in range(first, last):
-        row = np.int64(rows[k])
-        place = row // PANEL * blocks * VECTOR // 2 + row % PANEL * 2
-        s, t = table[one, SCALES] + place, table[other, SCALES] + place
-        at, later = low + row * stride, low + np.int64(rows[min(k + AHEAD, end - 1)]) * stride
-        a = b = splat_f32(0.0)
-        for g in range(0, blocks, 2):
-            x, scale = load_bytes(aq, g * BLOCK), splat_halves_f32(ascale, g)
-            products = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at), x))
-            a = fma(products, multiply(splat_two_f16(arena, s, s + VECTOR // 2), scale), a)
-            products = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at + further), x))
-            b = fma(products, multiply(splat_two_f16(arena, t, t + VECTOR // 2), scale), b)
-            at += BLOCK
-            s += VECTOR
-            t += VECTOR
-        for line in range(later, later + stride, LINE):
-            prefetch(arena, line)
-        y[k - first] += total(a)
-        z[k - first] += total(b)
+    inputs, at = table[i, PADDED_INPUTS], table[i, LOW] + row * table[i, STRIDE]
+    whole, s = inputs // SPREAD * SPREAD, at + inputs // 2
+    value = splat_f32(0.0)
+    for j in range(0, whole, SPREAD):
+        a = b = splat_i32(0)
+        for v in range(4):
+            w = load_bytes(arena, at + v * VECTOR)
+            a = dot_bytes(a, low_nibbles(w), load_bytes(spread, j + v * VECTOR))
+            b = dot_bytes(b, upper_nibbles(w), load_bytes(spread, j + (4 + v) * VECTOR))
+        scale = multiply(load_f16(arena, s), load_f32(ascale, j // BLOCK))
+        value = fma(to_f32(add_i32(a, shift_right(b, 4))), scale, value)
+        at += 4 * VECTOR
+        s += 2 * LANES
+    for j in range(whole, inputs, VECTOR):
+        product = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at), load_bytes(spread, j)))
+        scale = multiply(splat_halves_f16(arena, s), splat_halves_f32(ascale, j // BLOCK))
+        value = fma(product, scale, value)
+        at += VECTOR // 2
+        s += 4
+    return total(value)

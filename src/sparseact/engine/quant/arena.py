@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import as_strided
 
-from sparseact.engine.quant.layouts import CHUNK, LAYOUTS, Shape, shape_of
+from sparseact.engine.quant.layouts import CHUNK, LAYOUTS, Shape, bytes_of_low_row, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised
 
@@ -115,7 +115,7 @@ class Arena:
                 row[STRIDE] = shape.codes // shape.padded_inputs
                 row[CODES] += linear.room
             elif linear.layout == "planes":
-                row[STRIDE] = shape.padded_inputs // 2
+                row[STRIDE] = bytes_of_low_row(shape.padded_inputs)
         _place_shared(linears, numbers, table)
         return cls(tuple(linears), _pages(size), table)
 
@@ -163,7 +163,7 @@ def _place_shared(linears: Sequence[Linear], numbers: Mapping[str, int], table: 
             columns = table[numbers[linear.beside]]
             before = linears[numbers[linear.beside]].room - taken.get(linear.beside, 0)
             row[LOW], row[STRIDE] = columns[CODES] - before, columns[STRIDE]
-            taken[linear.beside] = taken.get(linear.beside, 0) + linear.shape.padded_inputs // 2
+            taken[linear.beside] = taken.get(linear.beside, 0) + bytes_of_low_row(linear.shape.padded_inputs)
         elif linear.part_of:
             row[CODES], row[SCALES] = table[numbers[linear.part_of], [CODES, SCALES]]
 

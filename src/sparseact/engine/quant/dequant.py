@@ -16,7 +16,7 @@ from sparseact.engine.quant.arena import (
     SCALES,
     STRIDE,
 )
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, PLANES, ROWS
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, PLANES, ROWS, SPREAD
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import bf16_at, f16_at, f32_at
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
@@ -64,14 +64,24 @@ def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
 
 @compiled
 def _read_planes(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
-    """The high plane's codes lie as q4's in `panels`, the low one's as q4's in `rows`."""
+    """The high plane's codes lie as q4's in `panels`; for the low one see `place_of_low`."""
     panel = table[i, CODES] + row // PANEL * PANEL * table[i, PADDED_INPUTS] // 2 + row % PANEL * 4
     low = table[i, LOW] + row * table[i, STRIDE]
     for j in range(table[i, INPUTS]):
         high_code = arena[panel + j // BLOCK * PANEL * HALF + j % HALF // 4 * 4 * PANEL + j % 4] >> j % BLOCK // HALF * 4
-        low_code = arena[low + j // CHUNK * BLOCK + j % BLOCK] >> j % CHUNK // BLOCK * 4
+        at, shift = place_of_low(j, table[i, PADDED_INPUTS])
+        low_code = arena[low + at] >> shift
         scale = f16_at(arena, _places_of_scale(table, i, row, j // BLOCK)[0])
         out[j] = (np.float32((high_code & 15) * 16 + (low_code & 15)) - np.float32(128)) * scale
+
+
+@compiled
+def place_of_low(j: int, inputs: int) -> tuple[int, int]:
+    """Byte and shift of input j in a row of the low plane."""
+    if j < inputs // SPREAD * SPREAD:
+        word = j % BLOCK // 4
+        return j // SPREAD * SPREAD // 2 + word % 4 * CHUNK + j % SPREAD // BLOCK * 4 + j % 4, word // 4 * 4
+    return j // CHUNK * BLOCK + j % BLOCK, j % CHUNK // BLOCK * 4
 
 
 @compiled

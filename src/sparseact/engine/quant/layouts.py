@@ -6,9 +6,9 @@ columns  the transpose: the weights of one input lie together, so that an input 
          nothing. Blocks stay those along the inputs; nothing is quantised anew.
 rows     one row after another, its codes, then its scales and minimums: for linears of which some rows
          are wanted.
-planes   q8 alone: the high 4 bits of all codes as panels of 4 bits, the low 4 bits by rows, which are those of
-         q4 in `rows`: for linears of which the first half of all bits is wanted, and the second of some rows.
-         The low plane may lie in the columns of another linear: what is read together lies together.
+planes   q8 alone: the high 4 bits of all codes as panels of 4 bits; the low 4 bits by rows, with the scales once
+         more: for linears of which the first half of all bits is wanted, and the second of some rows. The low
+         plane may lie in the columns of another linear: what is read together lies together.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ PANEL = 16
 """Rows that are interleaved in the layout `panels`: the lanes of a 512-bit vector."""
 CHUNK = 64
 """Rows of a column that one load takes in the layout `columns`; the inputs that one load takes in `rows`."""
+SPREAD = 16 * BLOCK
+"""Inputs of 16 blocks, a lane for each, in the low plane: their sums need no scales until they are whole."""
 MIDDLE = 7.5
 """What a code of the low plane, 0..15, counts as where it is not read."""
 
@@ -57,12 +59,17 @@ def shape_of(format: str, layout: str, outputs: int, inputs: int) -> Shape:  # n
     codes = rows * columns * _BITS[format] // 8
     low = 0
     if layout == "planes":
-        codes = low = codes // 2
+        codes, low = codes // 2, rows * bytes_of_low_row(columns)
     scales = 2 * rows * columns // BLOCK if format[0] == "q" else 0
     mins = scales if format == "q4m" else 0
     if layout == "rows":
         codes, scales, mins = codes + scales + mins, 0, 0
     return Shape(rows, columns, codes, scales, mins, low)
+
+
+def bytes_of_low_row(inputs: int) -> int:
+    """Bytes of a row of the low plane: codes and scales, padded such that two rows are whole cache lines."""
+    return _up(inputs // 2 + 2 * inputs // BLOCK, BLOCK)
 
 
 def bytes_of_chunk(format: str, inputs: int) -> int:  # noqa: A002

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparseact.engine.quant.layouts import CHUNK, PANEL, shape_of
+from sparseact.engine.quant.layouts import CHUNK, PANEL, SPREAD, bytes_of_low_row, shape_of
 from sparseact.models.formats import BLOCK, Array, Bytes, Quantised
 
 
@@ -29,7 +29,9 @@ def pack(weights: Quantised, layout: str) -> Packed:
         codes = codes.astype(np.uint8) + np.uint8(128)
     low = None
     if layout == "planes":
-        codes, low = codes >> np.uint8(4), _bytes(_rows(codes & np.uint8(15), "q4"))
+        assert weights.scales is not None
+        low = _bytes(_low_rows(codes & np.uint8(15), _padded(weights.scales, len(codes), codes.shape[1] // BLOCK)))
+        codes = codes >> np.uint8(4)
     order, order_scales = _ORDERS[layout]
     scales, mins = (
         None
@@ -91,6 +93,18 @@ def _rows(codes: Array, format: str) -> Array:  # noqa: A002
         return codes
     halves = codes.reshape(codes.shape[0], -1, 2, CHUNK // 2)
     return _nibbles(halves[:, :, 0], halves[:, :, 1])
+
+
+def _low_rows(codes: Array, scales: Array) -> Array:
+    """[output, input], then the scales. Of 16 blocks, the first 4 inputs of each, then the next 4: the first 16 in low
+    nibbles, the others in high ones. Of blocks left over, as `_rows`.
+    """
+    rows, whole = len(codes), codes.shape[1] // SPREAD * SPREAD
+    spread = codes[:, :whole].reshape(rows, -1, 16, 2, 4, 4).transpose(3, 0, 1, 4, 2, 5)
+    rest = _rows(codes[:, whole:], "q4").reshape(rows, -1)
+    packed = [_nibbles(spread[0], spread[1]).reshape(rows, -1), rest, _bytes(scales).reshape(rows, -1)]
+    joined = np.concatenate(packed, axis=1)
+    return _padded(joined, rows, bytes_of_low_row(codes.shape[1]))
 
 
 def _row_scales(scales: Array) -> Array:

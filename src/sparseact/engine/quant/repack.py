@@ -20,7 +20,7 @@ from sparseact.engine.quant.arena import (
     SCALES,
     STRIDE,
 )
-from sparseact.engine.quant.dequant import width_of_row
+from sparseact.engine.quant.dequant import place_of_low, width_of_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PLANES
 from sparseact.engine.simd.bytes import (
     interleave_high_8,
@@ -239,10 +239,11 @@ def _planes(arena: Any, table: Any, i: int, row: int, room: Any) -> None:
             high = (table[i, CODES] + panel * PANEL * inputs // 2) // 4 + lane
             low = (table[i, LOW] + (panel * PANEL + lane) * table[i, STRIDE]) // 4
             for word in range(inputs // 4):
-                # Of 32 inputs the first 16 are low nibbles of the high plane; of 64 the first 32 of the low one.
+                # Of 32 inputs the first 16 are low nibbles of the high plane.
                 upper = np.int64(words[high + (word // 8 * 4 + word % 4) * PANEL]) >> word % 8 // 4 * 4 & 0x0F0F0F0F
-                lower = np.int64(words[low + word // 16 * 8 + word % 8]) >> word % 16 // 8 * 4 & 0x0F0F0F0F
+                at, shift = place_of_low(4 * word, inputs)
+                lower = np.int64(words[low + at // 4]) >> shift & 0x0F0F0F0F
                 to_words[codes // 4 + word * PANEL + lane] = upper << 4 | lower
-        at = (table[i, SCALES] + panel * blocks * PANEL * SCALE) // SCALE
+        first = (table[i, SCALES] + panel * blocks * PANEL * SCALE) // SCALE
         for k in range(blocks * PANEL):
-            to_scales[scales // SCALE + k] = from_scales[at + k]
+            to_scales[scales // SCALE + k] = from_scales[first + k]

@@ -177,13 +177,6 @@ def splat_halves_f16(e: Emitter, array: Any, i: Any) -> ir.Value:
     return half_to_float_ir(e, _halves(e, e.load(array, i, ir.VectorType(_I16, 2))))
 
 
-@operation(f32x16)
-def splat_two_f16(e: Emitter, array: Any, i: Any, j: Any) -> ir.Value:
-    """A float16 of an array in the lanes 0..7 and another in 8..15, widened. `i` and `j` have one type."""
-    low, high = (e.splat(e.load(array, at, _I16)) for at in (i, j))
-    return half_to_float_ir(e, e.shuffle(low, high, [*range(8), *range(16, 24)]))
-
-
 @operation(i32x16)
 def splat_halves_i32(e: Emitter, a: Any, b: Any) -> ir.Value:
     """An integer in the lanes 0..7 and another in 8..15."""
