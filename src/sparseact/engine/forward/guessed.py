@@ -27,8 +27,8 @@ from sparseact.engine.forward.state import (
     Tables,
 )
 from sparseact.engine.kernels.activations import activate
-from sparseact.engine.kernels.axpy_columns import axpy_block, prefetch_scales
-from sparseact.engine.kernels.gemv_planes import AHEAD, ask_ahead, dot_high, dot_low, spread_input
+from sparseact.engine.kernels.axpy_columns import axpy_block
+from sparseact.engine.kernels.gemv_planes import AHEAD, add_low, ask_ahead, dot_high, spread_input
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS, SHIFT
 from sparseact.engine.quant.layouts import PANEL
@@ -89,12 +89,11 @@ def _finish_block(
     down, own, active = places[DOWN], buffers.floats[thread], buffers.integers[thread, ACTIVE]
     h, up, masked, arena, linears = own[ROWS], own[OUTPUT], own[MASKED], tables.arena, tables.linears
     spread, g = buffers.codes[thread, 2], active[at] // BLOCK
-    prefetch_scales(arena, linears, down, g)
     for k in range(at, stop):
         ask_ahead(arena, linears, places[GATE], active, k + AHEAD, count)
-        j = np.int64(active[k])
-        h[k - at] = buffers.outputs[GATE, 0, j] + dot_low(arena, linears, places[GATE], j, spread, own[SCALES])
-        up[k - at] = buffers.outputs[UP, 0, j] + dot_low(arena, linears, places[UP], j, spread, own[SCALES])
+        h[k - at], up[k - at] = buffers.outputs[GATE, 0, active[k]], buffers.outputs[UP, 0, active[k]]
+        add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[SCALES], h[k - at :])
+        add_low(arena, linears, places[UP], active, k, k + 1, spread, own[SCALES], up[k - at :])
     activate(sizes.activation, h, stop - at)
     shift = tables.linears[down, SHIFT]
     for k in range(at, stop):

@@ -114,7 +114,7 @@ def _axpy_blocks(
     at = first
     while at < last:
         g = active[at] // BLOCK
-        prefetch_scales(arena, table, i, g)
+        _prefetch_scales(arena, table, i, g)
         stop = at + 1
         while stop < last and active[stop] // BLOCK == g:
             stop += 1
@@ -145,7 +145,7 @@ def axpy_block(
     fours: Any,
     y: Any,
 ) -> None:
-    """As `axpy_columns` for inputs of one block of linear `i` in q8, all of it asked for before: sums in registers.
+    """As `axpy_columns` for inputs of one block of linear `i` in q8, whose columns were asked for: sums in registers.
 
     Args:
         starts: int64 [32], room to work in, as the next one.
@@ -232,7 +232,7 @@ def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any
 
 
 @compiled
-def prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
+def _prefetch_scales(arena: Any, table: Any, i: int, g: int) -> None:
     """Ask for the scales of block g: they are wanted when its columns have been read."""
     rows = table[i, PADDED_OUTPUTS]
     for r in range(0, 2 * rows, LINE):

@@ -48,7 +48,7 @@ VECTOR = 64
 """Bytes of a load."""
 LINE = 64
 """Bytes of a cache line."""
-AHEAD = 32
+AHEAD = 16
 """Rows between the one that is read and the one that is asked for."""
 
 
@@ -110,34 +110,41 @@ def spread_input(aq: Any, inputs: int, spread: Any) -> None:
 
 
 @compiled
-def dot_low(arena: Any, table: Any, i: int, row: int, spread: Any, ascale: Any) -> Any:
-    """The product of a row of the low plane with x.
+def add_low(
+    arena: Any, table: Any, i: int, rows: Any, first: int, last: int, spread: Any, ascale: Any, y: Any
+) -> None:
+    """Add to y[k] the products of the low plane's row rows[first + k] with x.
 
     Args:
         arena: bytes of all weights.
         table: int64 [linears, FIELDS].
         i: number of the linear, whose layout is `planes`.
-        row: which one.
+        rows: int32, numbers of the rows.
+        first: place in `rows` to start at.
+        last: place in `rows` to stop before.
         spread: int8, x in blocks of 32 (`quantise_input`) in the order of the plane (`spread_input`).
         ascale: float32 [blocks].
+        y: float32; added to.
     """
-    inputs, at = table[i, PADDED_INPUTS], table[i, LOW] + row * table[i, STRIDE]
-    whole, s = inputs // SPREAD * SPREAD, at + inputs // 2
-    value = splat_f32(0.0)
-    for j in range(0, whole, SPREAD):
-        a = b = splat_i32(0)
-        for v in range(4):
-            w = load_bytes(arena, at + v * VECTOR)
-            a = dot_bytes(a, low_nibbles(w), load_bytes(spread, j + v * VECTOR))
-            b = dot_bytes(b, upper_nibbles(w), load_bytes(spread, j + (4 + v) * VECTOR))
-        scale = multiply(load_f16(arena, s), load_f32(ascale, j // BLOCK))
-        value = fma(to_f32(add_i32(a, shift_right(b, 4))), scale, value)
-        at += 4 * VECTOR
-        s += 2 * LANES
-    for j in range(whole, inputs, VECTOR):
-        product = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at), load_bytes(spread, j)))
-        scale = multiply(splat_halves_f16(arena, s), splat_halves_f32(ascale, j // BLOCK))
-        value = fma(product, scale, value)
-        at += VECTOR // 2
-        s += 4
-    return total(value)
+    inputs = table[i, PADDED_INPUTS]
+    whole = inputs // SPREAD * SPREAD
+    for k in range(first, last):
+        at = table[i, LOW] + np.int64(rows[k]) * table[i, STRIDE]
+        s, value = at + inputs // 2, splat_f32(0.0)
+        for j in range(0, whole, SPREAD):
+            a = b = splat_i32(0)
+            for v in range(4):
+                w = load_bytes(arena, at + v * VECTOR)
+                a = dot_bytes(a, low_nibbles(w), load_bytes(spread, j + v * VECTOR))
+                b = dot_bytes(b, upper_nibbles(w), load_bytes(spread, j + (4 + v) * VECTOR))
+            scale = multiply(load_f16(arena, s), load_f32(ascale, j // BLOCK))
+            value = fma(to_f32(add_i32(a, shift_right(b, 4))), scale, value)
+            at += 4 * VECTOR
+            s += 2 * LANES
+        for j in range(whole, inputs, VECTOR):
+            product = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at), load_bytes(spread, j)))
+            scale = multiply(splat_halves_f16(arena, s), splat_halves_f32(ascale, j // BLOCK))
+            value = fma(product, scale, value)
+            at += VECTOR // 2
+            s += 4
+        y[k - first] += total(value)
