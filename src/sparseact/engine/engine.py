@@ -366,7 +366,6 @@ class Engine:
         kept[:dense] = x[:dense]
         return kept
 
-
     def _guess(self, product: Product, layer: str, outputs: Mapping[str, Floats], part: str) -> Floats:
         """What gate or up of a layer put out by their high planes."""
         name = f"{layer}.{part}"

@@ -1,7 +1,7 @@
 """Linears of torch that read only the leading bits of their weights: w = s (step high + (step - 1) / 2).
 
-Weights are taken as the engine has them at 8 bits (`models.formats`, q8): w = s q for 32 inputs, s = max |w| / 127. With
-step = 2^(8 - bits), high = floor(q / step); what the other bits add, 0 to step - 1, counts as its middle.
+Weights are taken as the engine has them at 8 bits (`models.formats`, q8): w = s q for 32 inputs, s = max |w| / 127.
+With step = 2^(8 - bits), high = floor(q / step); what the other bits add, 0 to step - 1, counts as its middle.
 """
 
 from __future__ import annotations

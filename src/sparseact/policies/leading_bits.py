@@ -1,20 +1,20 @@
 """Leading bits: guess every neuron from the first 4 of the 8 bits of gate and up, finish those that promise most.
 
-Ours. At 8 bits a weight is s q, with s = max |w| / 127 of 32 inputs, and q = 16 high + low, two planes of 4 bits.
+Ours. At 8 bits a weight is s q, s being the largest |w| of 32 inputs over 127, and q = 16 high + low: two planes of 4.
 gate and up of all neurons are guessed from the high planes alone, by the weights s (16 high + 7.5);
 
-    score = |act(gate) * up - mean_off(h_i)| * ||W_down,i||
+    score = |act(gate) * up - mean_off| * ||W_down,i||
 
-of the guesses says what is lost if neuron i is off. For those that are on, and only for them, the low planes of gate and
-up and the column of down are read: no bit is read twice, and what is read for all neurons is a stream. What is off is
-worth its mean where off, whose share of the output is a bias (the constants of SPON). The budget is the one of `sparseact`.
+of the guesses says what is lost if neuron i is off. For those that are on, and only for them, the low planes of gate
+and up and the column of down are read: no bit is read twice, and what is read for all neurons is a stream. What is off
+is worth its mean where off, whose share of the output is a bias (SPON's constants). Budgets are those of `sparseact`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -38,8 +38,8 @@ class LeadingBits(GatePolicy):
     """Keep the neurons of every MLP that promise most by the leading bits of their weights.
 
     Attributes:
-        sparsity: share of the neurons, whose columns of down and the other bits of whose rows of gate and up are not read
-            for a token. At 8 bits in all, 4 of them leading, the MLPs read 1 - 2/3 of it of their bytes.
+        sparsity: share of the neurons, whose columns of down and the other bits of whose rows of gate and up are not
+            read for a token: where 4 of 8 bits lead, two thirds of the MLPs' bytes, of which it is a share.
         bits: that are read for all neurons, of the 8 of each weight of gate and up.
         constants: a neuron that is off is worth its mean where off; if false, 0.
     """
@@ -67,18 +67,15 @@ class LeadingBits(GatePolicy):
 
     def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
         """The constants."""
-        inputs = self.reads(calibration.model)
-        return [
-            replace(gate, shift=self._mean_off(gate, read, calibration))
-            for gate, read in zip(gates, inputs or [None] * len(gates), strict=True)
-        ]
+        if not self.constants:
+            return gates
+        parts = zip(gates, self.reads(calibration.model), strict=True)
+        return [replace(gate, shift=self._mean_off(gate, inputs, calibration)) for gate, inputs in parts]
 
-    def _mean_off(self, gate: Gate, inputs: Site | None, calibration: Calibration) -> Tensor | None:
+    def _mean_off(self, gate: Gate, inputs: Site, calibration: Calibration) -> Tensor:
         """The mean of each neuron [units] over the tokens for which it is off; 0 where it never is."""
-        if inputs is None:
-            return None
         modules = dict(calibration.model.named_modules(remove_duplicate=False))
-        weight = modules[gate.signal.module].weight
+        weight: Any = modules[gate.signal.module].weight
         x = calibration.sample.x[inputs].to(weight.device, weight.dtype)
         scores = gate.score(guess(gate, modules, x).float().cpu())
         off = ~mask(fit(gate.selector, scores, self.sparsity), scores)

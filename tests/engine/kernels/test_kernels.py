@@ -111,7 +111,11 @@ def test_columns_are_copied_as_they_are_or_rounded_once_more(form, sizes, data):
 
 @LAID_OUT
 @settings(max_examples=15, deadline=None)
-@given(st.tuples(st.integers(1, 150), st.one_of(st.integers(1, 200), st.integers(500, 700))), st.integers(1, 20), st.integers(0, 2**32))
+@given(
+    st.tuples(st.integers(1, 150), st.one_of(st.integers(1, 200), st.integers(500, 700))),
+    st.integers(1, 20),
+    st.integers(0, 2**32),
+)
 def test_many_tokens_at_once_are_one_after_the_other_to_the_bit(form, layout, sizes, tokens, seed):
     panels, p = Problem(form, "panels", *sizes, seed), Problem(form, layout, *sizes, seed)
     xs = np.random.default_rng(seed).standard_normal((tokens, sizes[1])).astype(np.float32)

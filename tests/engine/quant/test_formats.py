@@ -13,7 +13,6 @@ from sparseact.engine.quant.layouts import LAYOUTS, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised, bf16_of, dequantise, float_of_bf16, quantise
 
-
 PAIRS = [(form, layout) for form in FORMATS for layout in LAYOUTS if layout != "planes" or form == "q8"]
 
 
@@ -135,7 +134,9 @@ def test_planes_of_q8_lie_as_documented():
 
 
 def test_low_planes_lie_in_the_columns_that_they_are_read_with():
-    gate, up, down = (quantise(weights_of(*sizes, seed), "q8") for seed, sizes in enumerate([(48, 96)] * 2 + [(96, 48)]))
+    gate, up, down = (
+        quantise(weights_of(*sizes, seed), "q8") for seed, sizes in enumerate([(48, 96)] * 2 + [(96, 48)])
+    )
     wide = {"beside": "down"}
     linears = [Linear(name, "q8", "planes", 48, 96, **wide) for name in ("gate", "up")]
     arena = Arena.allocate([*linears, Linear("down", "q8", "columns", 96, 48, room=2 * 96)])

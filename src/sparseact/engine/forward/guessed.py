@@ -67,9 +67,7 @@ def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
 
 
 @compiled
-def _look(
-    i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any
-) -> None:
+def _look(i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any) -> None:
     """high, guess[first:last] = outputs of linear `i` by its high plane."""
     panels, end = first // PANEL, (last + PANEL - 1) // PANEL
     codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS]
@@ -102,5 +100,5 @@ def _finish_block(
     codes, scales = buffers.codes[thread, 1], own[MASKED_SCALES]
     start, sums = g * BLOCK, buffers.integers[thread, MASKED_SUMS]
     quantise_input(masked[start:], BLOCK, codes[start:], scales[g:], sums[g:])
-    room, more, y = buffers.accumulators[thread].view(np.int64), own[SCORES].view(np.int8), buffers.outputs[DOWN, thread]
-    axpy_block(arena, linears, down, active, at, stop, codes, scales, room, more, y)
+    starts, fours = buffers.accumulators[thread].view(np.int64), own[SCORES].view(np.int8)
+    axpy_block(arena, linears, down, active, at, stop, codes, scales, starts, fours, buffers.outputs[DOWN, thread])

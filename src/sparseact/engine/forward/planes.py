@@ -12,7 +12,7 @@ from sparseact.models.formats import BLOCK, Floats
 
 
 def guess_by_high_plane(model: Model, product: Product, name: str, x: Floats) -> Floats:
-    """What linear `name`, in planes, puts out for x [tokens, inputs] with its low plane at the middle, without its bias.
+    """What linear `name`, in planes, puts out for x [tokens, inputs] with the low plane at its middle, without bias.
 
     A high plane's codes 0..15 count from -8 on (as q4 does), and 16 times.
     """

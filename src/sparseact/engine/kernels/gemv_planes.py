@@ -1,11 +1,11 @@
-"""Products with a matrix in two planes, from the layout `planes`: of all rows what the high plane says, of some the rest.
+"""Products with a matrix in two planes, from the layout `planes`: of all rows by the high plane, of some the rest.
 
 With codes q = 16 high + low in blocks g, of scales s_g and inputs a_g x_g rounded to bytes:
 
     W x = sum_g s_g a_g (16 high_g x_g) + sum_g s_g a_g (low_g x_g)
 
-The first sum is a stream of 4-bit panels. With low = 7.5, its middle, it is a guess of the whole; the second sum, of the
-rows that are wanted, makes it exact. No bit is read twice.
+The first sum is a stream of 4-bit panels. With low = 7.5, its middle, it is a guess of the whole; the second sum,
+of the rows that are wanted, makes it exact. No bit of a code is read twice.
 """
 
 from typing import Any
@@ -101,7 +101,7 @@ def ask_ahead(arena: Any, table: Any, i: int, rows: Any, k: int, end: int) -> No
 
 @compiled
 def spread_input(aq: Any, inputs: int, spread: Any) -> None:
-    """x in the order of the low plane: of 16 blocks, the first 4 inputs of each, then the next 4; the rest as it is."""
+    """X in the order of the low plane: of 16 blocks, the first 4 inputs of each, then the next 4; the rest as is."""
     source, target = aq.view(np.int32), spread.view(np.int32)
     whole, words = inputs // SPREAD * (SPREAD // 4), BLOCK // 4
     for word in range(inputs // 4):
@@ -110,9 +110,7 @@ def spread_input(aq: Any, inputs: int, spread: Any) -> None:
 
 
 @compiled
-def add_low(
-    arena: Any, table: Any, i: int, rows: Any, first: int, last: int, spread: Any, ascale: Any, y: Any
-) -> None:
+def add_low(arena: Any, table: Any, i: int, rows: Any, first: int, last: int, spread: Any, ascale: Any, y: Any) -> None:
     """Add to y[k] the products of the low plane's row rows[first + k] with x.
 
     Args:

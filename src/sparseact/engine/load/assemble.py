@@ -78,7 +78,9 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         added += spare
         extra |= more
     layouts |= dict.fromkeys(beside, "planes")
-    added += [Linear(f"{name}.high", "q4", "panels", *weights.shape(name), part_of=name) for name in beside]
+    for name in beside:
+        outputs, inputs = weights.shape(name)
+        added.append(Linear(f"{name}.high", "q4", "panels", outputs, inputs, part_of=name))
     model = load_model(weights, formats, layouts, extra, added, beside)
     for name, factor in factors.items():
         model.arena.store(model.numbers[name], quantise(factor, exact))

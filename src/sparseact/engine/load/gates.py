@@ -122,13 +122,11 @@ def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int 
         return BY_PREDICTOR if sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid" else None
     if len(sources) != parts:
         return None
-    if signal.reads == "guessed":
-        return BY_GUESS if sources[index] == f"{layer}.gate" else None
-    if signal.reads != "output":
-        return None
-    return {(f"{layer}.gate", True): BY_GATE, (f"{layer}.up", False): BY_UP}.get(
-        (sources[index], bool(signal.activation))
-    )
+    return {
+        ("output", f"{layer}.gate", True): BY_GATE,
+        ("output", f"{layer}.up", False): BY_UP,
+        ("guessed", f"{layer}.gate", True): BY_GUESS,
+    }.get((signal.reads, sources[index], bool(signal.activation)))
 
 
 def _floats(values: Values) -> Floats:

@@ -44,7 +44,7 @@ def load_model(
     Raises:
         InputError: a damaged file.
     """
-    linears = [Linear(name, form, layouts.get(name, "panels"), *weights.shape(name)) for name, form in formats.items()]
+    linears = [_linear(weights, name, form, layouts.get(name, "panels")) for name, form in formats.items()]
     linears = _put_beside(linears, beside or {})
     arena = Arena.allocate([*linears, *added])
     names = [name for name in weights.names if name not in formats]
@@ -67,6 +67,11 @@ def load_model(
     for name, i in numbers.items():
         arena.table[i, BIAS] = offsets.get("head.bias" if name == head else f"{name}.bias", -1)
     return Model(arena, numbers, vectors, offsets)
+
+
+def _linear(weights: Weights, name: str, form: str, layout: str) -> Linear:
+    outputs, inputs = weights.shape(name)
+    return Linear(name, form, layout, outputs, inputs)
 
 
 def _put_beside(linears: Sequence[Linear], beside: Mapping[str, str]) -> list[Linear]:

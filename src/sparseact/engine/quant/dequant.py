@@ -68,7 +68,9 @@ def _read_planes(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
     panel = table[i, CODES] + row // PANEL * PANEL * table[i, PADDED_INPUTS] // 2 + row % PANEL * 4
     low = table[i, LOW] + row * table[i, STRIDE]
     for j in range(table[i, INPUTS]):
-        high_code = arena[panel + j // BLOCK * PANEL * HALF + j % HALF // 4 * 4 * PANEL + j % 4] >> j % BLOCK // HALF * 4
+        high_code = (
+            arena[panel + j // BLOCK * PANEL * HALF + j % HALF // 4 * 4 * PANEL + j % 4] >> j % BLOCK // HALF * 4
+        )
         at, shift = place_of_low(j, table[i, PADDED_INPUTS])
         low_code = arena[low + at] >> shift
         scale = f16_at(arena, _places_of_scale(table, i, row, j // BLOCK)[0])

@@ -41,7 +41,7 @@ class Shape:
     """What a linear takes in the arena: padded sizes, and bytes of its codes, scales and minimums.
 
     `scales` and `mins` are 0 for formats without them, and in the layout `rows`, where each row's
-    scales and minimums follow its codes. `low` is the low plane's of the layout `planes`, whose `codes` are the high one's.
+    scales and minimums follow its codes. `low` is the low plane of the layout `planes`, whose `codes` are the high one.
     """
 
     padded_outputs: int
