@@ -11,7 +11,7 @@ from sparseact.models.formats import BLOCK, Array, Bytes, Quantised
 
 @dataclass(frozen=True)
 class Packed:
-    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none, `low` but for planes."""
+    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none; `low` is of planes."""
 
     codes: Bytes
     scales: Bytes | None
