@@ -14,7 +14,7 @@ from sparseact.engine.forward.model import Model
 from sparseact.engine.lm_head.fit import SCREEN
 from sparseact.engine.load.load_model import linear_names
 from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
-from sparseact.engine.quant.layouts import COLUMNS, PANEL, PANELS, ROWS
+from sparseact.engine.quant.layouts import COLUMNS, PANEL, PANELS, PLANES, ROWS
 from sparseact.models.architecture import Architecture
 from sparseact.recipes.selection import EVERYTHING
 
@@ -125,7 +125,8 @@ class Usage:
 
     def _is_masked(self, i: int) -> bool:
         row = self.model.arena.table[i]
-        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] != PANELS)
+        # Of planes, the high one is always read, and the low one is a part of the columns that it lies in.
+        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] not in (PANELS, PLANES))
 
     def _left_out(self, name: str) -> float:
         """Share of a linear in panels that the prompt's choice leaves out."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from sparseact.engine.counters import Usage
 from sparseact.engine.forward.entries import run
 from sparseact.engine.forward.model import Model
-from sparseact.engine.forward.prefill import Cache, Forward
+from sparseact.engine.forward.planes import guess_by_high_plane
+from sparseact.engine.forward.prefill import Cache, Forward, Product
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import PromptScores
 from sparseact.engine.forward.state import BY_PROMPT, DENSE, FOUND, GIVEN, POSITION, SCREENED, Tables, X
@@ -174,12 +175,12 @@ class Engine:
         sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
         sparse = sparse and not self._by_prompt and not self.lossless
         scores = PromptScores(self._gatings)
-        mask = scores.note if choosing else self._mask if sparse else None
         with products(self._model, self.threads) as product:
+            mask = scores.note if choosing else partial(self._mask, product) if sparse else None
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
             last = forward.prefill(tokens, self._cache)[-1:]
             if sparse:
-                last = self._mask(self.architecture.head, last, {}, self._cache.length - 1)
+                last = self._mask(product, self.architecture.head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
         self._buffers.control[FOUND] = int(logits.argmax())
         if choosing:
@@ -354,15 +355,23 @@ class Engine:
                 f"the context has room for {self.context} tokens: {self.position} are there, and {n} more do not fit"
             )
 
-    def _mask(self, name: str, x: Floats, outputs: Mapping[str, Floats], start: int) -> Floats:
+    def _mask(self, product: Product, name: str, x: Floats, outputs: Mapping[str, Floats], start: int) -> Floats:
         """What a linear sees of the inputs [tokens, inputs] of tokens from position `start` on."""
         gating = self._gatings.get(name)
         if gating is None:
             return x
-        kept = gating.keep(x, outputs, self.architecture.activation)
+        guess = partial(self._guess, product, name.partition(".")[0], outputs)
+        kept = gating.keep(x, outputs, self.architecture.activation, guess)
         dense = max(0, self._dense_first() - start)
         kept[:dense] = x[:dense]
         return kept
+
+    def _guess(self, product: Product, layer: str, outputs: Mapping[str, Floats], part: str) -> Floats:
+        """What gate or up of a layer put out by their high planes."""
+        name = f"{layer}.{part}"
+        return guess_by_high_plane(self._model, product, name, outputs["mlp"]) + self._vectors.get(
+            f"{name}.bias", np.float32(0)
+        )
 
 
 def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sparseact.masked.leading_bits import linear_of
 from sparseact.masked.selectors import topk_mask
 from sparseact.recipes.gate import Gate, Signal, Values
 
@@ -72,17 +73,27 @@ def predict(gate: Gate, hidden: Float[Tensor, "*batch inputs"]) -> Float[Tensor,
 
 
 def guess(gate: Gate, linears: Mapping[str, Any], x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
-    """The root mean square of the signal where only the token's largest inputs are known.
-
-    E[(gate up)^2] = (gate^2 + error^2) (up^2 + error^2) of the guesses, which takes their errors as independent.
+    """The signal where only the leading bits of the weights, or the token's largest inputs, are known.
 
     Args:
         gate: with a `guessed` signal.
         linears: the signal's modules by name; they are run past their hooks.
         x: their inputs.
     """
-    assert gate.guess_error is not None
     signals = [part for part in (gate.signal, gate.signal.times) if part is not None]
+    if gate.signal.bits:
+        with torch.no_grad():
+            guesses = [signal_of(part, linear_of(linears[part.module], x, gate.signal.bits)) for part in signals]
+            return torch.stack(guesses).prod(dim=0)
+    return _expected_size(gate, signals, linears, x)
+
+
+def _expected_size(gate: Gate, signals: Sequence[Signal], linears: Mapping[str, Any], x: Tensor) -> Tensor:
+    """The root mean square of the signal where only the token's largest inputs are known.
+
+    E[(gate up)^2] = (gate^2 + error^2) (up^2 + error^2) of the guesses, which takes their errors as independent.
+    """
+    assert gate.guess_error is not None
     largest = x * topk_mask(x.abs(), 1 - gate.signal.look)
     squares = [
         signal_of(part, linears[part.module].forward(largest)).square() + error.to(x.dtype).square()

@@ -12,6 +12,7 @@ from sparseact.policies.deja_vu import DejaVu
 from sparseact.policies.first_look import FirstLook
 from sparseact.policies.griffin import Griffin
 from sparseact.policies.larosa import LaRoSA
+from sparseact.policies.leading_bits import LeadingBits
 from sparseact.policies.n_of_m import NOfM
 from sparseact.policies.r_sparse import RSparse
 from sparseact.policies.registry import POLICIES, known_policies, make_policy, read_options, summary
@@ -43,6 +44,7 @@ __all__ = [
     "GatePolicy",
     "Griffin",
     "LaRoSA",
+    "LeadingBits",
     "NOfM",
     "Phases",
     "Policy",

@@ -28,11 +28,12 @@ class Signal:
     Attributes:
         reads: `input`: the units themselves; `output`: what another linear of the block puts out,
             such as gate or up; `predicted`: a low-rank guess from another linear's input; `guessed`: what that
-            linear puts out if it reads only the largest of its inputs.
+            linear puts out if it reads only the largest of its inputs, or the leading bits of its weights.
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
         look: of a guess, the share of the inputs that it reads.
+        bits: of a guess, how many leading bits of each weight it reads, of 8; 0 if it reads whole weights.
         times: of a guess, another one of the same inputs that it is multiplied by: up.
     """
 
@@ -41,7 +42,13 @@ class Signal:
     part: tuple[int, int] = (0, 1)
     activation: str = ""
     look: float = 1.0
+    bits: int = 0
     times: Signal | None = None
+
+    @property
+    def is_units(self) -> bool:
+        """Whether it is the units, or a guess with their sign, and not another number for each of them."""
+        return self.reads == "input" or self.bits > 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Gate:
         signal: what the score is made of.
         frozen: the mask is chosen once, from the prompt, and kept while decoding (GRIFFIN).
         scale, shift: [units]; 1 and 0 if None. A unit that is off is worth `shift`, not 0, whose
-            share of the output is a bias. It is part of the score where the signal is the units themselves.
+            share of the output is a bias. It is part of the score where the signal is the units (`Signal.is_units`).
         basis: [units, units] orthonormal; the units are x @ basis, and the weight is stored as W @ basis.
         basis_shares: how many gates have this basis: linears that read the same input rotate it once.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
@@ -85,7 +92,7 @@ class Gate:
 
         The shift is one of the units: of another signal, such as gate's output, it says nothing.
         """
-        return score(signal, self.shift if self.signal.reads == "input" else None, self.scale)
+        return score(signal, self.shift if self.signal.is_units else None, self.scale)
 
     def tensors(self) -> dict[str, Values]:
         """All that it holds by name, those of tuples numbered."""
@@ -109,8 +116,8 @@ class Gate:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
 
         A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
-        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs that a guess reads are
-        not among the site's bytes.
+        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs or bits that a guess
+        reads are not among the site's bytes.
         """
         sizes = {name: math.prod(held.shape) for name, held in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))

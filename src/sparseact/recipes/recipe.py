@@ -89,7 +89,7 @@ class Recipe:
                     "frozen": gate.frozen,
                     "basis_shares": gate.basis_shares,
                     "tensors": {name: keys[id(held)] for name, held in gate.tensors().items()},
-                    "signal": asdict(gate.signal),
+                    "signal": _write_signal(gate.signal),
                     **selector_to_json(gate.selector),
                 }
                 for gate in self.gates
@@ -146,6 +146,13 @@ def _read_gate(record: dict[str, Any], tensors: dict[str, Array]) -> Gate:
 def _read_signal(record: dict[str, Any]) -> Signal:
     times = record.get("times")
     return Signal(**record | {"part": tuple(record["part"]), "times": _read_signal(times) if times else None})
+
+
+def _write_signal(signal: Signal) -> dict[str, Any]:
+    record = asdict(signal) | {"times": _write_signal(signal.times) if signal.times else None}
+    if not signal.bits:  # files were written before there were any, and stay what they are
+        del record["bits"]
+    return record
 
 
 def _sha256(path: Path) -> str:

@@ -19,10 +19,14 @@ from sparseact.models.formats import BLOCK, FORMATS, Quantised, dequantise, quan
 axpy_columns = Entry("kernels.axpy_columns.axpy_columns")
 axpy_long_columns = Entry("kernels.axpy_long_columns.axpy_long_columns")
 dot_panels, dot_rows = Entry("kernels.gemv_panels.dot_panels"), Entry("kernels.gemv_rows.dot_rows")
+add_low, dot_high = Entry("kernels.gemv_planes.add_low"), Entry("kernels.gemv_planes.dot_high")
+axpy_block, spread_input = Entry("kernels.axpy_columns.axpy_block"), Entry("kernels.gemv_planes.spread_input")
 quantise_input = Entry("quant.activations.quantise_input")
 
 SIZES = st.tuples(st.integers(1, 150), st.integers(1, 200))
 FORMS = pytest.mark.parametrize("form", FORMATS)
+PAIRS = [(form, layout) for form in FORMATS for layout in LAYOUTS if layout != "planes" or form == "q8"]
+LAID_OUT = pytest.mark.parametrize(("form", "layout"), PAIRS)
 
 
 class Problem:
@@ -108,10 +112,13 @@ def test_columns_are_copied_as_they_are_or_rounded_once_more(form, sizes, data):
         np.testing.assert_array_equal(expected, dequantise(weights)[:, columns])
 
 
-@FORMS
-@pytest.mark.parametrize("layout", LAYOUTS)
+@LAID_OUT
 @settings(max_examples=15, deadline=None)
-@given(SIZES, st.integers(1, 20), st.integers(0, 2**32))
+@given(
+    st.tuples(st.integers(1, 150), st.one_of(st.integers(1, 200), st.integers(500, 700))),
+    st.integers(1, 20),
+    st.integers(0, 2**32),
+)
 def test_many_tokens_at_once_are_one_after_the_other_to_the_bit(form, layout, sizes, tokens, seed):
     panels, p = Problem(form, "panels", *sizes, seed), Problem(form, layout, *sizes, seed)
     xs = np.random.default_rng(seed).standard_normal((tokens, sizes[1])).astype(np.float32)
@@ -180,9 +187,8 @@ def test_rows_are_the_products_of_the_rows_that_were_listed(form, sizes, seed):
     assert y[7] == 77
 
 
-@FORMS
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("sizes", [(1, 1), (16, 32), (50, 96), (130, 75)])
+@LAID_OUT
+@pytest.mark.parametrize("sizes", [(1, 1), (16, 32), (50, 96), (130, 75), (20, 650)])
 def test_reading_back_gives_the_dequantised_weights_to_the_bit(form, layout, sizes):
     p = Problem(form, layout, *sizes, 5)
     everything = np.zeros(sizes, np.float32)
@@ -195,8 +201,7 @@ def test_reading_back_gives_the_dequantised_weights_to_the_bit(form, layout, siz
     np.testing.assert_array_equal(rows, everything[some])
 
 
-@FORMS
-@pytest.mark.parametrize("layout", LAYOUTS)
+@LAID_OUT
 @pytest.mark.parametrize(("first", "last"), [(0, 150), (64, 128), (128, 150)])
 def test_the_transpose_has_the_same_weights(form, layout, first, last):
     p = Problem(form, layout, 150, 75, 5)
@@ -207,7 +212,7 @@ def test_the_transpose_has_the_same_weights(form, layout, first, last):
 
 
 @pytest.mark.parametrize("form", ["q8", "q4"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["panels", "columns", "rows"])
 def test_products_of_integers_are_exact_at_the_ends_of_their_range(form, layout):
     """Scales of 1 make everything an integer below 2**24: one saturated or missing product would show."""
     rng = np.random.default_rng(0)
@@ -233,6 +238,37 @@ def test_products_of_integers_are_exact_at_the_ends_of_their_range(form, layout)
         axpy_long_columns(data, table, 1, every, 128, 0, 128, p.x, p.aq, p.ascale, long)
         np.testing.assert_array_equal(long, p.y)
     np.testing.assert_array_equal(p.y[:outputs], p.expected())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.integers(1, 100), st.one_of(st.integers(1, 200), st.integers(500, 1200))), st.integers(0, 2**32))
+def test_planes_are_the_product_by_leading_bits_and_what_is_left_of_it(sizes, seed):
+    p = Problem("q8", "planes", *sizes, seed)
+    panels, data, table = -(-sizes[0] // 16), p.arena.data, p.arena.table
+    high, guess = np.full((2, len(p.y)), 77, np.float32)
+    dot_high(data, table, 1, 0, panels, p.aq, p.ascale, p.asum, high, guess)
+    scales = np.repeat(p.weights.scales.astype(np.float64), 32, axis=1)[:, : sizes[1]]
+    upper, lower = np.divmod(p.weights.codes[:, : sizes[1]].astype(np.int64), 16)
+    p.assert_close(high[: sizes[0]], (scales * upper * 16) @ p.input_seen)
+    p.assert_close(guess[: sizes[0]], (scales * (upper * 16 + 7.5)) @ p.input_seen)
+    assert np.all(high[16 * panels :] == 77)
+    spread = np.zeros_like(p.aq)
+    spread_input(p.aq, len(p.aq), spread)
+    rows, low = np.random.default_rng(seed).integers(0, sizes[0], 5).astype(np.int32), np.zeros(5, np.float32)
+    add_low(data, table, 1, rows, 0, 5, spread, p.ascale, low)
+    p.assert_close(low, ((scales * lower) @ p.input_seen)[rows], rows)
+    p.assert_close(high[rows] + low, p.expected()[rows], rows)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 200), st.sets(st.integers(0, 31), min_size=1), st.integers(0, 2**32))
+def test_the_columns_of_one_block_are_what_columns_are(outputs, members, seed):
+    active = np.array(sorted(members), np.int32) + 32
+    p = Problem("q8", "columns", outputs, 96, seed, active=active)
+    p.y[:] = 3
+    room = np.zeros(32, np.int64), np.zeros(32, np.int8)
+    axpy_block(p.arena.data, p.arena.table, 1, active, 0, len(active), p.aq, p.ascale, *room, p.y)
+    assert np.allclose(p.y[:outputs], 3 + p.expected(), rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)

@@ -8,10 +8,12 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparseact.engine.quant.arena import CODES, FIELDS, MINS, PAGE, SCALES, Arena, Linear
+from sparseact.engine.quant.arena import CODES, FIELDS, LOW, MINS, PAGE, SCALES, STRIDE, Arena, Linear
 from sparseact.engine.quant.layouts import CACHE_LINE, LAYOUTS, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised, bf16_of, dequantise, float_of_bf16, quantise
+
+PAIRS = [(form, layout) for form in FORMATS for layout in LAYOUTS if layout != "planes" or form == "q8"]
 
 
 def weights_of(rows, columns, seed=0):
@@ -62,15 +64,15 @@ def test_bf16_rounds_as_torch_does(values):
     np.testing.assert_array_equal(float_of_bf16(bf16_of(array)), expected)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("sizes", [(1, 1), (50, 96), (64, 130)])
+@pytest.mark.parametrize(("form", "layout"), PAIRS)
+@pytest.mark.parametrize("sizes", [(1, 1), (50, 96), (64, 130), (5, 600)])
 def test_sizes_that_are_planned_are_the_sizes_that_are_packed(layout, form, sizes):
     shape = shape_of(form, layout, *sizes)
     packed = pack(quantise(weights_of(*sizes), form), layout)
     assert packed.codes.size == shape.codes
     assert (0 if packed.scales is None else packed.scales.size) == shape.scales
     assert (0 if packed.mins is None else packed.mins.size) == shape.mins
+    assert (0 if packed.low is None else packed.low.size) == shape.low
 
 
 def test_a_panel_of_q8_lies_as_documented():
@@ -90,7 +92,7 @@ def test_a_column_of_q8_lies_as_documented():
 
 
 def test_the_arena_keeps_linears_apart_and_aligned():
-    linears = [Linear(f"{form}.{layout}", form, layout, 50, 70) for form in FORMATS for layout in LAYOUTS]
+    linears = [Linear(f"{form}.{layout}", form, layout, 50, 70) for form, layout in PAIRS]
     arena = Arena.allocate(linears)
     assert arena.table.shape == (len(linears), FIELDS)
     assert arena.data.ctypes.data % PAGE == 0
@@ -98,8 +100,9 @@ def test_the_arena_keeps_linears_apart_and_aligned():
     assert not arena.data.any()
     ends = 0
     for i, linear in enumerate(linears):
-        assert arena.bytes_of(i) == linear.shape.codes + linear.shape.scales + linear.shape.mins
-        for field, size in ((CODES, linear.shape.codes), (SCALES, linear.shape.scales), (MINS, linear.shape.mins)):
+        shape = linear.shape
+        assert arena.bytes_of(i) == shape.codes + shape.scales + shape.mins + shape.low
+        for field, size in ((CODES, shape.codes), (SCALES, shape.scales), (MINS, shape.mins), (LOW, shape.low)):
             start = arena.table[i, field]
             assert (start >= 0) == (size > 0)
             if size:
@@ -107,6 +110,48 @@ def test_the_arena_keeps_linears_apart_and_aligned():
                 assert start % CACHE_LINE == 0
                 ends = start + size
     assert ends <= arena.data.size
+
+
+def test_planes_of_q8_lie_as_documented():
+    codes = (np.arange(16 * 576, dtype=np.int64).reshape(16, 576) * 37 % 255 - 127).astype(np.int8)
+    scales = np.arange(16 * 18).reshape(16, 18).astype(np.float16)
+    packed = pack(Quantised("q8", 576, codes, scales), "planes")
+    stored = codes.astype(np.int64) + 128
+    # Of a block's inputs, 4 v .. 4 v + 3 of row r are low nibbles of vector v, and 16 more high ones.
+    for block, v, r, k in ((0, 0, 0, 0), (17, 3, 15, 3), (3, 2, 1, 1)):
+        byte = packed.codes[256 * block + 64 * v + 4 * r + k]
+        assert byte & 15 == stored[r, 32 * block + 4 * v + k] >> 4
+        assert byte >> 4 == stored[r, 32 * block + 16 + 4 * v + k] >> 4
+    low = packed.low.reshape(16, 352)
+    # Inputs 4 v .. 4 v + 3 of block g are low nibbles at 64 v + 4 g, and 16 more high ones; 64 are left over.
+    for r, g, v, k in ((0, 0, 0, 0), (5, 15, 3, 3), (9, 7, 1, 2)):
+        byte = low[r, 64 * v + 4 * g + k]
+        assert byte & 15 == stored[r, 32 * g + 4 * v + k] & 15
+        assert byte >> 4 == stored[r, 32 * g + 16 + 4 * v + k] & 15
+    assert low[3, 256 + 5] == (stored[3, 517] & 15) | (stored[3, 549] & 15) << 4
+    np.testing.assert_array_equal(low[:, 288:324].copy().view(np.float16), scales)
+    assert not low[:, 324:].any()
+
+
+def test_low_planes_lie_in_the_columns_that_they_are_read_with():
+    gate, up, down = (
+        quantise(weights_of(*sizes, seed), "q8") for seed, sizes in enumerate([(48, 96)] * 2 + [(96, 48)])
+    )
+    wide = {"beside": "down"}
+    linears = [Linear(name, "q8", "planes", 48, 96, **wide) for name in ("gate", "up")]
+    arena = Arena.allocate([*linears, Linear("down", "q8", "columns", 96, 48, lead=2 * 96)])
+    for i, weights in enumerate((gate, up, down)):
+        arena.store(i, weights)
+    start, stride = int(arena.table[0, LOW]), int(arena.table[0, STRIDE])
+    assert stride == 2 * 96 + 128  # two rows of 64 bytes and scales, padded; a column of 96 bytes, padded
+    runs = arena.data[start : start + 48 * stride].reshape(48, stride)
+    np.testing.assert_array_equal(runs[:, :96], pack(gate, "planes").low.reshape(48, 96))
+    np.testing.assert_array_equal(runs[:, 96:192], pack(up, "planes").low.reshape(48, 96))
+    np.testing.assert_array_equal(runs[:, 192:], pack(down, "columns").codes.reshape(64, 128)[:48])
+    high, low = divmod(gate.codes.astype(np.int64), 16)
+    assert sum(arena.bytes_of(i) for i in range(2)) == 2 * (48 * 64 + 48 * 4 * 2)
+    assert arena.bytes_of(2) == 64 * stride + 128 * 2 * 2
+    np.testing.assert_array_equal(high * 16 + low, gate.codes)
 
 
 def test_weights_of_other_sizes_are_not_stored():

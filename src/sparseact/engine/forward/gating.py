@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sparseact.engine.forward.entries import select_rows
 from sparseact.engine.forward.neurons import activate
-from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_UP
+from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_UP
 from sparseact.models.architecture import Activation
 from sparseact.models.formats import Floats
 from sparseact.recipes.gate import score
@@ -24,7 +24,7 @@ MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
 class Gating:
     """The rule of one linear: which inputs are on by their scores |signal - shift| * scale.
 
-    The shift is the inputs', and is part of the score where they are the signal.
+    The shift is the inputs', and is part of the score where they, or guesses of them, are the signal.
 
     Attributes:
         selection: by which scores are on.
@@ -42,23 +42,32 @@ class Gating:
     predictor: tuple[Floats, Floats, Floats] | None = None
     level: float = 1.0
 
-    def keep(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
+    def keep(
+        self,
+        x: Floats,
+        outputs: Mapping[str, Floats],
+        activation: Activation,
+        guess: Callable[[str], Floats] | None = None,
+    ) -> Floats:
         """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
 
         Args:
             x: the inputs.
             outputs: of the layer's linears so far, by short name, and the MLP's input as `mlp`.
             activation: of the neurons.
+            guess: what linears of the layer put out by their high planes, by short name, for `BY_GUESS`.
         """
         signal = x
         if self.choice == BY_GATE:
             signal = activate(outputs["gate"], activation)
         elif self.choice == BY_UP:
             signal = outputs["up"]
+        elif self.choice == BY_GUESS and guess is not None:
+            signal = activate(guess("gate"), activation) * guess("up")
         elif self.predictor is not None:
             down, up, bias = self.predictor
             signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
-        on = self.on(score(signal, self.shift if signal is x else None, self.scale))
+        on = self.on(score(signal, self.shift if self.choice in {BY_INPUT, BY_GUESS} else None, self.scale))
         return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:

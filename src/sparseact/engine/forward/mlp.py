@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sparseact.engine.forward.guessed import guessed_neurons
 from sparseact.engine.forward.meeting import meet
 from sparseact.engine.forward.projections import (
     add_columns,
@@ -16,6 +17,7 @@ from sparseact.engine.forward.projections import (
 from sparseact.engine.forward.state import (
     ACTIVE,
     BY_GATE,
+    BY_GUESS,
     BY_PREDICTOR,
     BY_UP,
     CHOICE,
@@ -56,6 +58,8 @@ def run_mlp(places: Any, dense: int | None, thread: int, sizes: Sizes, tables: T
         _all_neurons(places[GATE], places[UP], places[DOWN], dense, thread, sizes, tables, buffers)
     elif choice == BY_PREDICTOR:
         _predicted_neurons(places, dense, thread, sizes, tables, buffers)
+    elif choice == BY_GUESS:
+        guessed_neurons(places, dense, thread, sizes, tables, buffers)
     elif choice in (BY_GATE, BY_UP):
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
     else:

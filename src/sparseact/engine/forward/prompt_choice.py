@@ -110,12 +110,12 @@ def _parts(model: Model, name: str) -> Iterator[tuple[Array, Array]]:
     arena, source, target = model.arena, model.numbers[name], model.numbers[f"{name}.chosen"]
     shape, small = arena.linears[source].shape, arena.linears[target].shape
     sizes = (CODES, shape.codes, small.codes), (SCALES, shape.scales, small.scales), (MINS, shape.mins, small.mins)
-    for field, size, room in sizes:
+    for field, size, count in sizes:
         if size:
             # Whatever the format, a panel is a list of 16 codes of 4 bytes, or 16 scales, one for each row.
             unit = np.uint32 if field == CODES else np.uint16
             read = arena.data[arena.table[source, field] :][:size].view(unit)
-            written = arena.data[arena.table[target, field] :][:room].view(unit)
+            written = arena.data[arena.table[target, field] :][:count].view(unit)
             yield (
                 read.reshape(shape.padded_outputs // PANEL, -1, PANEL),
                 written.reshape(small.padded_outputs // PANEL, -1, PANEL),

@@ -48,9 +48,9 @@ PLACES = 25
     PREDICTOR_UP,
 ) = range(PLACES)
 
-BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR = range(5)
+BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR, BY_GUESS = range(6)
 """The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is; the prompt, once
-for all tokens after it; a low-rank guess from the MLP's input."""
+for all tokens after it; a low-rank guess from the MLP's input; act(gate) up by the high planes of both."""
 
 GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
@@ -147,7 +147,7 @@ class Buffers(NamedTuple):
     attention: Floats  # [threads, positions] weights of a head
     floats: Floats  # [threads, FLOATS, ...]
     integers: npt.NDArray[np.int32]  # [threads, INTEGERS, ...]
-    codes: npt.NDArray[np.int8]  # [threads, 2, ...] X and MASKED, rounded
+    codes: npt.NDArray[np.int8]  # [threads, 3, ...] X and MASKED, rounded, and X in the order of low planes
     accumulators: npt.NDArray[np.int32]  # [threads, ...] of a linear in columns
 
 
@@ -251,7 +251,7 @@ def buffers_of(
         attention=zeros((threads, padded(keys.shape[2] + 16))),
         floats=zeros((threads, FLOATS, widest)),
         integers=zeros((threads, INTEGERS, widest), np.int32),
-        codes=zeros((threads, 2, widest), np.int8),
+        codes=zeros((threads, 3, widest), np.int8),
         accumulators=zeros((threads, widest), np.int32),
     )
 

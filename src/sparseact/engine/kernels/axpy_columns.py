@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
+from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES, STRIDE
 from sparseact.engine.quant.layouts import CACHE_LINE, CHUNK
 from sparseact.engine.quant.repack import by_fours
 from sparseact.engine.simd.bytes import (
     dot_bytes,
     load_bytes,
     load_nibbles,
+    splat_4_bytes,
     splat_bytes,
 )
 from sparseact.engine.simd.jit import compiled
@@ -22,6 +23,7 @@ from sparseact.engine.simd.vectors import (
     LANES,
     add_i32,
     fma,
+    i64_at,
     load_bf16,
     load_f16,
     load_f32,
@@ -119,7 +121,7 @@ def _axpy_blocks(
             inputs = four_inputs(aq, active, k, stop)
             asum += inputs[0] + inputs[1] + inputs[2] + inputs[3]
             if form == Q8:
-                _add_four_q8(arena, table[i, CODES], rows, columns, later, inputs, acc)
+                _add_four_q8(arena, table[i, CODES], table[i, STRIDE], rows, columns, later, inputs, acc)
             else:
                 _add_four_q4(arena, table[i, CODES], rows, columns, later, inputs, acc)
         _finish_block(arena, table, i, g, asum, ascale[g], acc, y)
@@ -127,10 +129,65 @@ def _axpy_blocks(
 
 
 @compiled
-def _add_four_q8(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
+def axpy_block(
+    arena: Any,
+    table: Any,
+    i: int,
+    active: Any,
+    first: int,
+    last: int,
+    aq: Any,
+    ascale: Any,
+    starts: Any,
+    fours: Any,
+    y: Any,
+) -> None:
+    """As `axpy_columns` for inputs of one block of linear `i` in q8, whose columns were asked for: sums in registers.
+
+    Args:
+        starts: int64 [32], room to work in, as the next one.
+        fours: int8 [32].
+    """
+    codes, width, rows, g = table[i, CODES], table[i, STRIDE], table[i, PADDED_OUTPUTS], active[first] // BLOCK
+    scales = table[i, SCALES] + 2 * g * rows
+    # By fours, the last column over and over with inputs of 0: where columns begin, then their inputs.
+    count, asum = (last - first + 3) // 4 * 4, 0
+    for k in range(count):
+        j = active[min(first + k, last - 1)]
+        starts[k] = codes + np.int64(j) * width
+        fours[k] = aq[j] if first + k < last else 0
+        asum += fours[k]
+    for r in range(0, rows, CHUNK):
+        a = b = c = d = splat_i32(-128 * asum)
+        for k in range(0, count, 4):
+            v = by_fours(
+                load_bytes(arena, i64_at(starts, k) + r),
+                load_bytes(arena, i64_at(starts, k + 1) + r),
+                load_bytes(arena, i64_at(starts, k + 2) + r),
+                load_bytes(arena, i64_at(starts, k + 3) + r),
+            )
+            x = splat_4_bytes(fours, k)
+            a, b = dot_bytes(a, v[0], x), dot_bytes(b, v[1], x)
+            c, d = dot_bytes(c, v[2], x), dot_bytes(d, v[3], x)
+        _add_scaled(arena, scales + 2 * r, ascale[g], a, y, r)
+        _add_scaled(arena, scales + 2 * r + 2 * LANES, ascale[g], b, y, r + LANES)
+        _add_scaled(arena, scales + 2 * r + 4 * LANES, ascale[g], c, y, r + 2 * LANES)
+        _add_scaled(arena, scales + 2 * r + 6 * LANES, ascale[g], d, y, r + 3 * LANES)
+
+
+@compiled
+def _add_scaled(arena: Any, at_scale: int, ascale: Any, sums: Any, y: Any, r: int) -> None:
+    scale = multiply(load_f16(arena, at_scale), splat_f32(ascale))
+    store_f32(y, r, fma(to_f32(sums), scale, load_f32(y, r)))
+
+
+@compiled
+def _add_four_q8(
+    arena: Any, codes: int, width: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any
+) -> None:
     """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
-    c0, c1, c2, c3 = starts_of(columns, codes, rows)
-    p0, p1, p2, p3 = starts_of(later, codes, rows)
+    c0, c1, c2, c3 = starts_of(columns, codes, width)
+    p0, p1, p2, p3 = starts_of(later, codes, width)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)

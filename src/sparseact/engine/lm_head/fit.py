@@ -54,7 +54,11 @@ def room_for_screen(architecture: Architecture) -> tuple[tuple[Linear, ...], dic
     return linears, {name: np.zeros(size, np.float32) for name, size in sizes.items()}
 
 
-def write_texts(step: Callable[[int], Floats], reset: Callable[[], None], x: Floats, first: int, room: int) -> Floats:
+def write_texts(
+    step: Callable[[int], Floats], reset: Callable[[], None], x: Floats, first: int, context: int
+) -> Floats:
+    step: Callable[[int], Floats], reset: Callable[[], None], x: Floats, first: int, context: int
+) -> Floats:
     """Inputs of the head [TEXTS * tokens, hidden] in texts that the model draws from its own distribution.
 
     Args:
@@ -62,14 +66,14 @@ def write_texts(step: Callable[[int], Floats], reset: Callable[[], None], x: Flo
         reset: begins a new text.
         x: the input of the head in the last step.
         first: token that each text begins with.
-        room: tokens that a text can have.
+        context: tokens that a text can have.
     """
     random = np.random.default_rng(0)
     found = []
     for _ in range(TEXTS):
         reset()
         token = first
-        for _ in range(min(TOKENS, room)):
+        for _ in range(min(TOKENS, context)):
             logits = step(token)
             found.append(x.copy())
             likely = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)

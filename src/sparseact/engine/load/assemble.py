@@ -13,6 +13,7 @@ from sparseact.engine.forward.gating import MADE_BY, Gating
 from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.state import (
     BY_GATE,
+    BY_GUESS,
     BY_INPUT,
     BY_PREDICTOR,
     BY_PROMPT,
@@ -28,6 +29,7 @@ from sparseact.engine.forward.state import (
 from sparseact.engine.lm_head.fit import SCREEN, room_for_screen
 from sparseact.engine.load.load_model import formats_of, load_model
 from sparseact.engine.quant.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
+from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import BLOCK, F32, Floats, quantise
 from sparseact.models.weights import Weights
@@ -40,16 +42,18 @@ BYTES = {"f32": 4.0, "bf16": 2.0, "q8": 1.0, "q4": 0.5, "q4m": 0.5}
 
 
 def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, screen: bool = False) -> Model:
-    """The weights in memory, in the layouts that the gates want, with the gates' vectors and predictors, and room.
+    """The weights in memory, in the layouts that the gates want, with the gates' vectors and predictors.
 
     Raises:
         InputError: an unknown dtype, or a damaged file.
     """
     formats = formats_of(weights, dtype)
+    _need_8_bits(formats, gatings)
     layouts: dict[str, str] = {}
     extra: dict[str, Floats] = {}
     factors: dict[str, Floats] = {}
     added: list[Linear] = []
+    beside: dict[str, str] = {}
     for name, gating in gatings.items():
         layer = name.partition(".")[0]
         if gating.choice == BY_PROMPT:
@@ -57,6 +61,8 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
             continue
         layouts[name] = "columns" if _gathers(gating, weights, name, formats[name]) else "panels"
         layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
+        if gating.choice == BY_GUESS:
+            beside |= {f"{layer}.{part}": name for part in MADE_BY["down"]}
         if gating.scale is not None:
             extra[f"{name}.scale"] = gating.scale
         if gating.shift is not None:
@@ -71,10 +77,25 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         spare, more = room_for_screen(weights.architecture)
         added += spare
         extra |= more
-    model = load_model(weights, formats, layouts, extra, added)
+    layouts |= dict.fromkeys(beside, "planes")
+    for name in beside:
+        outputs, inputs = weights.shape(name)
+        added.append(Linear(f"{name}.high", "q4", "panels", outputs, inputs, part_of=name))
+    model = load_model(weights, formats, layouts, extra, added, beside)
     for name, factor in factors.items():
         model.arena.store(model.numbers[name], quantise(factor, exact))
     return model
+
+
+def _need_8_bits(formats: Mapping[str, str], gatings: Mapping[str, Gating]) -> None:
+    for name in (name for name, gating in gatings.items() if gating.choice == BY_GUESS):
+        layer = name.partition(".")[0]
+        found = {formats[part] for part in (name, *(f"{layer}.{part}" for part in MADE_BY["down"]))}
+        if found != {"q8"}:
+            raise InputError(
+                f"dtype: the recipe reads the leading 4 of 8 bits, and these weights are {', '.join(sorted(found))}; "
+                "use q8"
+            )
 
 
 def _room_for_chosen(weights: Weights, formats: Mapping[str, str], name: str, selection: Selection) -> list[Linear]:

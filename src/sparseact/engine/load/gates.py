@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseact.engine.forward.gating import Gating
-from sparseact.engine.forward.state import BY_GATE, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
+from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
 from sparseact.errors import InputError, UnsupportedRecipeError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families import transformers_naming
@@ -16,7 +16,7 @@ from sparseact.models.weights import Weights
 from sparseact.recipes.fingerprint import fingerprint, sampled
 from sparseact.recipes.gate import Gate, Values, array_of
 from sparseact.recipes.recipe import Recipe
-from sparseact.recipes.selection import EVERYTHING, HIGHEST
+from sparseact.recipes.selection import EVERYTHING, HIGHEST, THRESHOLD
 
 RUNS = (
     "sparseact",
@@ -33,6 +33,7 @@ RUNS = (
     "cett",
     "griffin",
     "deja-vu",
+    "leading-bits",
     "r-sparse with alpha=1",
 )
 """Policies whose recipes the engine runs."""
@@ -76,8 +77,12 @@ def _gating(
         "it reads a rotation of the inputs": gate.basis is not None,
         "it reads low-rank factors for what is off": gate.low_rank is not None,
         "it looks at columns of gate and up before it reads their rows, which would take the weights twice": (
-            gate.signal.reads == "guessed"
+            gate.signal.reads == "guessed" and not gate.signal.bits
         ),
+        f"it reads the leading {gate.signal.bits} bits; planes have 4": gate.signal.bits not in {0, 4},
+        "it guesses neurons, of which the MLPs have no up": gate.signal.bits > 0 and not architecture.gated,
+        f"it chooses among guesses by {type(gate.selector).__name__}": gate.signal.bits > 0
+        and selection.rule not in {THRESHOLD, EVERYTHING},
         "it switches heads off token by token": gate.site.kind == "heads" and not gate.frozen,
         f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
         "it chooses from the prompt and has a shift": choice == BY_PROMPT and gate.shift is not None,
@@ -118,11 +123,13 @@ def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int 
     sources = _linears(signal.module, modules)
     if signal.reads == "predicted":
         return BY_PREDICTOR if sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid" else None
-    if len(sources) != parts or signal.reads != "output":
+    if len(sources) != parts:
         return None
-    return {(f"{layer}.gate", True): BY_GATE, (f"{layer}.up", False): BY_UP}.get(
-        (sources[index], bool(signal.activation))
-    )
+    return {
+        ("output", f"{layer}.gate", True): BY_GATE,
+        ("output", f"{layer}.up", False): BY_UP,
+        ("guessed", f"{layer}.gate", True): BY_GUESS,
+    }.get((signal.reads, sources[index], bool(signal.activation)))
 
 
 def _floats(values: Values) -> Floats:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +29,7 @@ def load_model(
     layouts: Mapping[str, str],
     extra: Mapping[str, Floats] | None = None,
     added: Sequence[Linear] = (),
+    beside: Mapping[str, str] | None = None,
 ) -> Model:
     """All weights, packed; read as they were packed before where that was kept.
 
@@ -36,16 +39,19 @@ def load_model(
         layouts: layout of each linear that is not in panels, by canonical name.
         extra: more vectors.
         added: more linears, which are still zeros.
+        beside: of linears in planes, the one in whose columns the low plane lies.
 
     Raises:
         InputError: a damaged file.
     """
-    linears = [Linear(name, form, layouts.get(name, "panels"), *weights.shape(name)) for name, form in formats.items()]
+    linears = [_linear(weights, name, form, layouts.get(name, "panels")) for name, form in formats.items()]
+    linears = _put_beside(linears, beside or {})
     arena = Arena.allocate([*linears, *added])
     names = [name for name in weights.names if name not in formats]
     vectors, offsets = _room_for_vectors({name: weights.shape(name) for name in names}, extra or {})
     # What the model itself has comes first.
-    end = int(arena.table[len(linears), CODES]) if added else arena.data.size
+    own = [len(linears) + i for i, linear in enumerate(added) if not linear.part_of]
+    end = int(arena.table[own[0], CODES]) if own else arena.data.size
     parts = vectors[: sum(padded(int(np.prod(weights.shape(name)))) for name in names)], arena.data[:end]
     path = packed_path(weights, linears)
     if path is None or not read_packed(path, parts):
@@ -61,6 +67,20 @@ def load_model(
     for name, i in numbers.items():
         arena.table[i, BIAS] = offsets.get("head.bias" if name == head else f"{name}.bias", -1)
     return Model(arena, numbers, vectors, offsets)
+
+
+def _linear(weights: Weights, name: str, form: str, layout: str) -> Linear:
+    outputs, inputs = weights.shape(name)
+    return Linear(name, form, layout, outputs, inputs)
+
+
+def _put_beside(linears: Sequence[Linear], beside: Mapping[str, str]) -> list[Linear]:
+    """The same linears, those in planes with the place of their low plane, and the space for it there."""
+    lead: Counter[str] = Counter()
+    for linear in linears:
+        if linear.name in beside:
+            lead[beside[linear.name]] += linear.shape.low // linear.shape.padded_outputs
+    return [replace(one, beside=beside.get(one.name, ""), lead=lead[one.name]) for one in linears]
 
 
 def formats_of(weights: Weights, dtype: str) -> dict[str, str]:

@@ -5,17 +5,18 @@ in compiled code. Both are made here, and every size is checked here: compiled c
 """
 
 import mmap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
 
-from sparseact.engine.quant.layouts import CACHE_LINE, LAYOUTS, Shape, shape_of
+from sparseact.engine.quant.layouts import CACHE_LINE, CHUNK, LAYOUTS, Shape, bytes_of_low_row, shape_of
 from sparseact.engine.quant.pack import pack
 from sparseact.models.formats import FORMATS, Quantised
 
-FIELDS = 16
+FIELDS = 18
 """Columns of the table of linears, int64 [linears, FIELDS]. Offsets of what is not there are -1."""
 (
     FORMAT,  # place in formats.FORMATS
@@ -34,6 +35,8 @@ FIELDS = 16
     OFFSET,  # element offset: W @ shift, added to the output
     GROUP,  # inputs of which `KEEP` are on, for the rule that takes the highest of each group
     KEEP,
+    STRIDE,  # bytes from one column's codes to the next in `columns`, from one row of the low plane in `planes`
+    LOW,  # byte offset in the arena of the low plane, in `planes`
 ) = range(FIELDS)
 
 PAGE = 2 << 20
@@ -42,18 +45,33 @@ PAGE = 2 << 20
 
 @dataclass(frozen=True)
 class Linear:
-    """What has to be known of a linear to give it a place: no weights."""
+    """What has to be known of a linear to give it a place: no weights.
+
+    Attributes:
+        beside: of the layout `planes`, the linear in whose columns the rows of the low plane lie, one in each.
+        lead: of the layout `columns`, bytes before each column for those rows.
+        part_of: the linear in `planes` whose high plane this is, in 4 bits, in panels: it has no bytes of its own.
+    """
 
     name: str
     format: str
     layout: str
     outputs: int
     inputs: int
+    beside: str = ""
+    lead: int = 0
+    part_of: str = ""
 
     @property
     def shape(self) -> Shape:
-        """Padded sizes and bytes."""
-        return shape_of(self.format, self.layout, self.outputs, self.inputs)
+        """Padded sizes and bytes of its own."""
+        shape = shape_of(self.format, self.layout, self.outputs, self.inputs)
+        if self.part_of:
+            # The planes are padded to whole loads of a row.
+            return replace(shape, padded_inputs=-(-self.inputs // CHUNK) * CHUNK, codes=0, scales=0)
+        if self.beside:
+            return replace(shape, low=0)
+        return replace(shape, codes=shape.codes + shape.padded_inputs * self.lead)
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,7 @@ class Arena:
     def allocate(cls, linears: Sequence[Linear]) -> "Arena":
         """An arena with a place for each linear, still all zeros: fill it with `store`."""
         table = np.full((len(linears), FIELDS), -1, np.int64)
+        numbers = {linear.name: i for i, linear in enumerate(linears)}
         size = 0
         for row, linear in zip(table, linears, strict=True):
             shape = linear.shape
@@ -86,10 +105,16 @@ class Arena:
                 shape.padded_inputs,
             )
             row[SELECTOR] = 0
-            for field, wanted in ((CODES, shape.codes), (SCALES, shape.scales), (MINS, shape.mins)):
+            for field, wanted in ((CODES, shape.codes), (SCALES, shape.scales), (MINS, shape.mins), (LOW, shape.low)):
                 if wanted:
                     row[field] = size
                     size += -(-wanted // CACHE_LINE) * CACHE_LINE
+            if linear.layout == "columns":
+                row[STRIDE] = shape.codes // shape.padded_inputs
+                row[CODES] += linear.lead
+            elif linear.layout == "planes":
+                row[STRIDE] = bytes_of_low_row(shape.padded_inputs)
+        _place_shared(linears, numbers, table)
         return cls(tuple(linears), _pages(size), table)
 
     def store(self, i: int, weights: Quantised) -> None:
@@ -102,11 +127,19 @@ class Arena:
         found = (weights.format, weights.outputs, weights.inputs)
         if found != (linear.format, linear.outputs, linear.inputs):
             raise ValueError(f"{linear.name}: the arena has a place for {linear}, not for {found}")
-        packed = pack(weights, linear.layout)
-        for field, part in ((CODES, packed.codes), (SCALES, packed.scales), (MINS, packed.mins)):
+        packed, shape = pack(weights, linear.layout), linear.shape
+        columns = shape.padded_inputs if linear.layout == "columns" else 1
+        parts = (
+            (CODES, packed.codes, columns),
+            (SCALES, packed.scales, 1),
+            (MINS, packed.mins, 1),
+            (LOW, packed.low, shape.padded_outputs),
+        )
+        for field, part, pieces in parts:
             if part is not None:
-                start = int(self.table[i, field])
-                self.data[start : start + part.size] = part
+                start, each = int(self.table[i, field]), part.reshape(pieces, -1)
+                step = int(self.table[i, STRIDE]) if pieces > 1 else each.shape[1]
+                as_strided(self.data[start:], each.shape, (step, 1))[...] = each
 
     def parts(self, i: int) -> list[npt.NDArray[np.uint8]]:
         """The bytes of linear `i`, where they lie: its codes, scales and minimums, as far as its format has them."""
@@ -117,7 +150,20 @@ class Arena:
     def bytes_of(self, i: int) -> int:
         """Bytes that linear `i` takes: codes, scales and minimums."""
         shape = self.linears[i].shape
-        return shape.codes + shape.scales + shape.mins
+        return shape.codes + shape.scales + shape.mins + shape.low
+
+
+def _place_shared(linears: Sequence[Linear], numbers: Mapping[str, int], table: npt.NDArray[np.int64]) -> None:
+    """Places in other linears: of low planes in columns, of high planes in whole linears."""
+    taken: dict[str, int] = {}
+    for row, linear in zip(table, linears, strict=True):
+        if linear.beside:
+            columns = table[numbers[linear.beside]]
+            before = linears[numbers[linear.beside]].lead - taken.get(linear.beside, 0)
+            row[LOW], row[STRIDE] = columns[CODES] - before, columns[STRIDE]
+            taken[linear.beside] = taken.get(linear.beside, 0) + bytes_of_low_row(linear.shape.padded_inputs)
+        elif linear.part_of:
+            row[CODES], row[SCALES] = table[numbers[linear.part_of], [CODES, SCALES]]
 
 
 def _pages(size: int) -> npt.NDArray[np.uint8]:

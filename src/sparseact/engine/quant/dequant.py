@@ -9,12 +9,14 @@ from sparseact.engine.quant.arena import (
     FORMAT,
     INPUTS,
     LAYOUT,
+    LOW,
     MINS,
     PADDED_INPUTS,
     PADDED_OUTPUTS,
     SCALES,
+    STRIDE,
 )
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, ROWS
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS, PLANES, ROWS, SPREAD
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import bf16_at, f16_at, f32_at
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
@@ -36,6 +38,9 @@ def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
     """
     form, inputs = table[i, FORMAT], table[i, INPUTS]
     codes = table[i, CODES]
+    if table[i, LAYOUT] == PLANES:
+        _read_planes(arena, table, i, row, out)
+        return
     bias = np.float32(128 if form == Q8 else 8 if form == Q4 else 0)
     for j in range(0, inputs, HALF):
         start, unit, step, shift = _places(table, i, row, j)
@@ -58,6 +63,30 @@ def read_row(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
 
 
 @compiled
+def _read_planes(arena: Any, table: Any, i: int, row: int, out: Any) -> None:
+    """The high plane's codes lie as q4's in `panels`; for the low one see `place_of_low`."""
+    panel = table[i, CODES] + row // PANEL * PANEL * table[i, PADDED_INPUTS] // 2 + row % PANEL * 4
+    low = table[i, LOW] + row * table[i, STRIDE]
+    for j in range(table[i, INPUTS]):
+        high_code = (
+            arena[panel + j // BLOCK * PANEL * HALF + j % HALF // 4 * 4 * PANEL + j % 4] >> j % BLOCK // HALF * 4
+        )
+        at, shift = place_of_low(j, table[i, PADDED_INPUTS])
+        low_code = arena[low + at] >> shift
+        scale = f16_at(arena, _places_of_scale(table, i, row, j // BLOCK)[0])
+        out[j] = (np.float32((high_code & 15) * 16 + (low_code & 15)) - np.float32(128)) * scale
+
+
+@compiled
+def place_of_low(j: int, inputs: int) -> tuple[int, int]:
+    """Byte and shift of input j in a row of the low plane."""
+    if j < inputs // SPREAD * SPREAD:
+        word = j % BLOCK // 4
+        return j // SPREAD * SPREAD // 2 + word % 4 * CHUNK + j % SPREAD // BLOCK * 4 + j % 4, word // 4 * 4
+    return j // CHUNK * BLOCK + j % BLOCK, j % CHUNK // BLOCK * 4
+
+
+@compiled
 def read_rows(arena: Any, table: Any, i: int, rows: Any, out: Any) -> None:
     """out[:, :inputs] = some rows of linear `i`, by their numbers, of any layout; out float32."""
     for k in range(len(rows)):
@@ -72,7 +101,7 @@ def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
     in its byte. This is `layouts.pack` read backwards.
     """
     form, layout = table[i, FORMAT], table[i, LAYOUT]
-    outputs, inputs = table[i, PADDED_OUTPUTS], table[i, PADDED_INPUTS]
+    inputs = table[i, PADDED_INPUTS]
     nibbles = form in (Q4, Q4M)
     if layout == PANELS:
         unit = 1 if form == F32 else 2 if form == BF16 else 4
@@ -81,13 +110,13 @@ def _places(table: Any, i: int, row: int, j: int) -> tuple[int, int, int, int]:
             return panel // 2 + j // BLOCK * PANEL * HALF + lane, unit, PANEL * unit, j % BLOCK // HALF * 4
         return panel + j * PANEL + lane, unit, PANEL * unit, 0
     if layout == COLUMNS:
-        within = row % CHUNK
+        within, step = row % CHUNK, table[i, STRIDE] // (4 if form == F32 else 2 if form == BF16 else 1)
         if form not in (F32, BF16):
             within = within % 16 // 4 * 16 + within // 16 * 4 + within % 4
         if nibbles:
             half = CHUNK // 2
-            return j * outputs // 2 + row // CHUNK * half + within % half, 1, outputs // 2, within // half * 4
-        return j * outputs + row // CHUNK * CHUNK + within, 1, outputs, 0
+            return j * step + row // CHUNK * half + within % half, 1, step, within // half * 4
+        return j * step + row // CHUNK * CHUNK + within, 1, step, 0
     if nibbles:
         return row * width_of_row(form, inputs) + j // CHUNK * BLOCK + j % BLOCK, 1, 1, j % CHUNK // BLOCK * 4
     return row * (width_of_row(form, inputs) if form == Q8 else inputs) + j, 1, 1, 0
@@ -103,7 +132,7 @@ def _places_of_scale(table: Any, i: int, row: int, g: int) -> tuple[int, int]:
         scale = start + blocks * (BLOCK if form == Q8 else BLOCK // 2) + 2 * g
         return scale, scale + 2 * blocks
     in_panel = (row // PANEL * blocks + g) * PANEL + row % PANEL
-    at = in_panel if layout == PANELS else g * table[i, PADDED_OUTPUTS] + row
+    at = in_panel if layout in (PANELS, PLANES) else g * table[i, PADDED_OUTPUTS] + row
     return table[i, SCALES] + 2 * at, table[i, MINS] + 2 * at
 
 

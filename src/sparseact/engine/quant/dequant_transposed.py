@@ -5,7 +5,17 @@ The layouts `panels` and `columns` have neighbouring rows together, so what is f
 
 from typing import Any
 
-from sparseact.engine.quant.arena import CODES, FORMAT, INPUTS, LAYOUT, MINS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
+from sparseact.engine.quant.arena import (
+    CODES,
+    FORMAT,
+    INPUTS,
+    LAYOUT,
+    MINS,
+    PADDED_INPUTS,
+    PADDED_OUTPUTS,
+    SCALES,
+    STRIDE,
+)
 from sparseact.engine.quant.dequant import read_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PANELS
 from sparseact.engine.simd.bytes import even_bf16, field_to_f32, load_bytes, load_nibbles, odd_bf16, quarters_to_f32
@@ -88,10 +98,11 @@ def _chunk(arena: Any, table: Any, i: int, row: int, out: Any, column: int) -> N
             for r in range(0, CHUNK, PANEL):
                 store_f32(out, at + r, load_bf16(arena, codes + 2 * (place + r)))
         else:
+            start = codes + j * table[i, STRIDE]
             if form == Q8:
-                four = quarters_to_f32(load_bytes(arena, codes + place))
+                four = quarters_to_f32(load_bytes(arena, start + row))
             else:
-                four = quarters_to_f32(load_nibbles(arena, codes + place // 2))
+                four = quarters_to_f32(load_nibbles(arena, start + row // 2))
             for z in range(4):
                 scale, offset = _offset(arena, table, i, j // BLOCK * rows + row + z * PANEL)
                 store_f32(out, at + z * PANEL, fma(four[z], scale, offset))

@@ -5,27 +5,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparseact.engine.quant.layouts import CHUNK, PANEL, shape_of
+from sparseact.engine.quant.layouts import CHUNK, PANEL, SPREAD, bytes_of_low_row, shape_of
 from sparseact.models.formats import BLOCK, Array, Bytes, Quantised
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none."""
+    """The bytes of a linear in a layout; `scales` and `mins` are None where the format has none; `low` is of planes."""
 
     codes: Bytes
     scales: Bytes | None
     mins: Bytes | None
+    low: Bytes | None = None
 
 
 def pack(weights: Quantised, layout: str) -> Packed:
-    """Weights in the order of a layout: "panels", "columns" or "rows"."""
+    """Weights in the order of a layout: "panels", "columns", "rows" or, of q8, "planes"."""
     shape = shape_of(weights.format, layout, weights.outputs, weights.inputs)
     # Padding has the scale 0, and meets activations that are 0.
     codes = _padded(weights.codes, shape.padded_outputs, shape.padded_inputs)
     if weights.format == "q8":
         # The product of bytes takes unsigned times signed: weights are stored with 128 added.
         codes = codes.astype(np.uint8) + np.uint8(128)
+    low = None
+    if layout == "planes":
+        assert weights.scales is not None
+        low = _bytes(_low_rows(codes & np.uint8(15), _padded(weights.scales, len(codes), codes.shape[1] // BLOCK)))
+        codes = codes >> np.uint8(4)
     order, order_scales = _ORDERS[layout]
     scales, mins = (
         None
@@ -33,12 +39,12 @@ def pack(weights: Quantised, layout: str) -> Packed:
         else _bytes(order_scales(_padded(part, shape.padded_outputs, shape.padded_inputs // BLOCK)))
         for part in (weights.scales, weights.mins)
     )
-    packed = _bytes(order(codes, weights.format))
+    packed = _bytes(order(codes, "q4" if layout == "planes" else weights.format))
     if layout == "rows":
         # One place to read a row from, not three.
         parts = [part.reshape(weights.outputs, -1) for part in (packed, scales, mins) if part is not None]
         return Packed(_bytes(np.concatenate(parts, axis=1)), None, None)
-    return Packed(packed, scales, mins)
+    return Packed(packed, scales, mins, low)
 
 
 def _panels(codes: Array, format: str) -> Array:  # noqa: A002
@@ -89,6 +95,18 @@ def _rows(codes: Array, format: str) -> Array:  # noqa: A002
     return _nibbles(halves[:, :, 0], halves[:, :, 1])
 
 
+def _low_rows(codes: Array, scales: Array) -> Array:
+    """[output, input], then the scales. Of 16 blocks, the first 4 inputs of each, then the next 4: the first 16 in low
+    nibbles, the others in high ones. Of blocks left over, as `_rows`.
+    """
+    rows, whole = len(codes), codes.shape[1] // SPREAD * SPREAD
+    spread = codes[:, :whole].reshape(rows, -1, 16, 2, 4, 4).transpose(3, 0, 1, 4, 2, 5)
+    rest = _rows(codes[:, whole:], "q4").reshape(rows, -1)
+    packed = [_nibbles(spread[0], spread[1]).reshape(rows, -1), rest, _bytes(scales).reshape(rows, -1)]
+    joined = np.concatenate(packed, axis=1)
+    return _padded(joined, rows, bytes_of_low_row(codes.shape[1]))
+
+
 def _row_scales(scales: Array) -> Array:
     return scales
 
@@ -97,6 +115,7 @@ _ORDERS: dict[str, tuple[Callable[[Array, str], Array], Callable[[Array], Array]
     "panels": (_panels, _panel_scales),
     "columns": (_columns, _column_scales),
     "rows": (_rows, _row_scales),
+    "planes": (_panels, _panel_scales),
 }
 
 

@@ -1,4 +1,4 @@
-"""64 rows of a linear in the layout `columns` or `rows` as four panels, in the cache: for products with many tokens.
+"""64 rows of a linear in another layout than `panels` as four panels, in the cache: for products with many tokens.
 
 Such a linear is stored for one token that reads a part of it. Many tokens read all of it, and what regrouping costs is
 little beside their products.
@@ -8,9 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS, SCALES
-from sparseact.engine.quant.dequant import width_of_row
-from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
+from sparseact.engine.quant.arena import (
+    CODES,
+    FORMAT,
+    LAYOUT,
+    LOW,
+    MINS,
+    OUTPUTS,
+    PADDED_INPUTS,
+    PADDED_OUTPUTS,
+    SCALES,
+    STRIDE,
+)
+from sparseact.engine.quant.dequant import place_of_low, width_of_row
+from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL, PLANES
 from sparseact.engine.simd.bytes import (
     interleave_high_8,
     interleave_high_16,
@@ -59,6 +70,8 @@ def regroup(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     """The rows from `row`, a multiple of 64, on of linear `i` as panels, at `places_in_room`."""
     if table[i, LAYOUT] == COLUMNS:
         _columns(arena, table, i, row, scratch)
+    elif table[i, LAYOUT] == PLANES:
+        _planes(arena, table, i, row, scratch)
     else:
         _rows(arena, table, i, row, scratch)
 
@@ -91,21 +104,20 @@ def _floats_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -
 
 @compiled
 def _codes_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
-    form, inputs, rows, codes = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, PADDED_OUTPUTS], table[i, CODES]
+    form, inputs, width, codes = table[i, FORMAT], table[i, PADDED_INPUTS], table[i, STRIDE], table[i, CODES]
     step = _bytes_of_codes(form, inputs * PANEL)
     if form == Q8:
         for v in range(inputs // 4):
-            _ask(arena, codes + min(4 * v + AHEAD, inputs - 4) * rows + row, rows)
-            four = _four_bytes(arena, codes + 4 * v * rows + row, rows)
+            _ask(arena, codes + min(4 * v + AHEAD, inputs - 4) * width + row, width)
+            four = _four_bytes(arena, codes + 4 * v * width + row, width)
             _store_four(scratch, v * VECTOR, step, four)
     else:
-        half = rows // 2
         for v in range(inputs // 8):
-            _ask(arena, codes + min(8 * v + AHEAD, inputs - 8) * half + row // 2, half)
-            _ask(arena, codes + min(8 * v + AHEAD + 4, inputs - 4) * half + row // 2, half)
+            _ask(arena, codes + min(8 * v + AHEAD, inputs - 8) * width + row // 2, width)
+            _ask(arena, codes + min(8 * v + AHEAD + 4, inputs - 4) * width + row // 2, width)
             # In a block, the inputs 4 w .. 4 w + 3 are low nibbles, and 16 more are high ones.
-            at = codes + (v // 4 * BLOCK + v % 4 * 4) * half + row // 2
-            low, high = _four_nibbles(arena, at, half), _four_nibbles(arena, at + 16 * half, half)
+            at = codes + (v // 4 * BLOCK + v % 4 * 4) * width + row // 2
+            low, high = _four_nibbles(arena, at, width), _four_nibbles(arena, at + 16 * width, width)
             four = (
                 join_nibbles(low[0], high[0]),
                 join_nibbles(low[1], high[1]),
@@ -210,3 +222,28 @@ def _rows(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
                 to_scales[scales // SCALE + g * PANEL + lane] = from_scales[at + g]
                 if form == Q4M:
                     to_scales[mins // SCALE + g * PANEL + lane] = from_scales[at + blocks + g]
+
+
+@compiled
+def _planes(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
+    """Whole codes from both planes, by words of 4 inputs; the scales lie in panels already."""
+    inputs = table[i, PADDED_INPUTS]
+    blocks = inputs // BLOCK
+    words, to_words = arena.view(np.int32), scratch.view(np.int32)
+    from_scales, to_scales = arena.view(np.int16), scratch.view(np.int16)
+    for z in range(CHUNK // PANEL):
+        # Beyond the last panel its copies: what they give is not read.
+        panel = min(row // PANEL + z, table[i, PADDED_OUTPUTS] // PANEL - 1)
+        codes, scales, _ = places_in_room(Q8, blocks, z)
+        for lane in range(PANEL):
+            high = (table[i, CODES] + panel * PANEL * inputs // 2) // 4 + lane
+            low = (table[i, LOW] + (panel * PANEL + lane) * table[i, STRIDE]) // 4
+            for word in range(inputs // 4):
+                # Of 32 inputs the first 16 are low nibbles of the high plane.
+                upper = np.int64(words[high + (word // 8 * 4 + word % 4) * PANEL]) >> word % 8 // 4 * 4 & 0x0F0F0F0F
+                at, shift = place_of_low(4 * word, inputs)
+                lower = np.int64(words[low + at // 4]) >> shift & 0x0F0F0F0F
+                to_words[codes // 4 + word * PANEL + lane] = upper << 4 | lower
+        first = (table[i, SCALES] + panel * blocks * PANEL * SCALE) // SCALE
+        for k in range(blocks * PANEL):
+            to_scales[scales // SCALE + k] = from_scales[first + k]

@@ -64,6 +64,12 @@ def high_nibbles(e: Emitter, a: Any) -> ir.Value:
     return e.ir.lshr(a, same(64, 4, _I8))
 
 
+@operation(u8x64)
+def upper_nibbles(e: Emitter, a: Any) -> ir.Value:
+    """The high 4 bits of each byte, where they are: 16 times their number."""
+    return e.ir.and_(a, same(64, -16, _I8))
+
+
 @operation(i32x16)
 def load_pairs(e: Emitter, array: Any, i: Any, j: Any) -> ir.Value:
     """16 numbers of 16 bits from i on, each with one from j on above it. `i` and `j` have one type."""

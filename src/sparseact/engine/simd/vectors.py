@@ -187,6 +187,12 @@ def bf16_at(e: Emitter, array: Any, i: Any) -> ir.Value:
     return e.ir.bitcast(e.ir.shl(e.ir.zext(e.load(array, i, _I16), _I32), _I32(16)), _F32)
 
 
+@operation(types.int64)
+def i64_at(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """One int64 of an array, whose index is not below 0."""
+    return e.load(array, i, ir.IntType(64))
+
+
 @operation(types.float32)
 def f32_at(e: Emitter, array: Any, i: Any) -> ir.Value:
     """One float32 of an array."""
@@ -256,6 +262,18 @@ def add_i32(e: Emitter, a: Any, b: Any) -> ir.Value:
     return e.ir.add(a, b)
 
 
+@operation(i32x16)
+def shift_left(e: Emitter, a: Any, bits: Any) -> ir.Value:
+    """Integers times 2 to the power of bits."""
+    return e.ir.shl(a, e.splat(e.scalar(bits, 1, types.int32)))
+
+
+@operation(i32x16)
+def shift_right(e: Emitter, a: Any, bits: Any) -> ir.Value:
+    """Integers divided by 2 to the power of bits, rounded down."""
+    return e.ir.ashr(a, e.splat(e.scalar(bits, 1, types.int32)))
+
+
 @operation(f32x16)
 def to_f32(e: Emitter, a: Any) -> ir.Value:
     """Integers as numbers."""
@@ -316,4 +334,11 @@ def total_i32(e: Emitter, a: Any) -> ir.Value:
 def prefetch(e: Emitter, array: Any, i: Any) -> ir.Value:
     """Ask for a cache line, into the first level: into the second, columns come a tenth more slowly."""
     e.call("llvm.prefetch.p0", ir.VoidType(), e.pointer(array, i, _I8), _I32(0), _I32(3), _I32(1))
+    return e.context.get_dummy_value()
+
+
+@operation(types.void)
+def prefetch_far(e: Emitter, array: Any, i: Any) -> ir.Value:
+    """Ask for a cache line, into the second level: what is long and asked for early comes half as fast again."""
+    e.call("llvm.prefetch.p0", ir.VoidType(), e.pointer(array, i, _I8), _I32(0), _I32(2), _I32(1))
     return e.context.get_dummy_value()
