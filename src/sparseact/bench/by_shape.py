@@ -13,7 +13,7 @@ from typing import Any
 
 from sparseact.bench.energy import open_meter
 from sparseact.bench.random_weights import check_memory, random_weights
-from sparseact.bench.rules import RULES, rule_recipe
+from sparseact.bench.rules import RULES, rule_gates
 from sparseact.bench.runner import Runner
 from sparseact.bench.session import Row, Work, first_use, time_all
 from sparseact.bench.shapes import shape_of
@@ -96,7 +96,8 @@ def _check(architecture: Architecture, densities: Sequence[float], dtypes: Seque
     if tokens >= architecture.context:
         raise InputError(f"tokens: a prompt and {tokens} tokens are more than the shape's {architecture.context}")
     for dtype, rule, density in product(dtypes, RULES, densities):
-        rule_recipe(random_weights(architecture, dtype), rule, density)
+        rule_gates(architecture, rule, density)
+        random_weights(architecture, dtype)
         check_memory(architecture, dtype, 1 + len(RULES))
 
 

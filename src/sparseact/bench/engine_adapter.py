@@ -50,7 +50,8 @@ class _Compiled:
 
 def _random(options: dict[str, Any]) -> Engine:
     weights = random_weights(shape_of(options["model"]), options["dtype"])
-    recipe = rule_recipe(weights, options["rule"], options["density"]) if options.get("rule") else None
+    rule, dtype = options["rule"], options["dtype"]
+    recipe = rule_recipe(weights, rule, options["density"], dtype=dtype) if rule else None
     of_engine = {name: options[name] for name in ("dtype", "threads", "context")}
     return Engine(weights, recipe=recipe, **of_engine)
 

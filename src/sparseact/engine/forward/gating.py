@@ -41,7 +41,12 @@ class Gating:
     level: float = 1.0
 
     def keep(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
-        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
+        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does. See `scores`."""
+        on = self.on(self.scores(x, outputs, activation))
+        return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
+
+    def scores(self, x: Floats, outputs: Mapping[str, Floats], activation: Activation) -> Floats:
+        """What decides about the inputs [tokens, inputs].
 
         Args:
             x: the inputs.
@@ -56,8 +61,7 @@ class Gating:
         elif self.predictor is not None:
             down, up, bias = self.predictor
             signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
-        on = self.on(score(signal, self.shift, self.scale))
-        return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
+        return score(signal, self.shift, self.scale)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
         """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""

@@ -73,6 +73,12 @@ def fingerprint_of(weights: Weights, masked: Iterable[str]) -> str:
     return fingerprint(weights.architecture.family, (_looked_at(name, weights, modules) for name in masked))
 
 
+def linears_of(architecture: Architecture, masked: Iterable[str]) -> dict[str, list[str]]:
+    """Canonical names of the linears that are one module of transformers, for each of these modules."""
+    modules = _modules(architecture)
+    return {name: _linears(name, modules) for name in masked}
+
+
 def _gating(
     gate: Gate, names: list[str], policy: str, modules: dict[str, list[str]], architecture: Architecture
 ) -> Gating:
