@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,11 @@ TEXT = "".join(row["question"] + "\n" for row in builtin_questions())
 @pytest.fixture(scope="module")
 def model():
     return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return check(model, tiny_tokenizer(), TEXT, tokens=256, dtype="f32", progress=False)
 
 
 def test_the_oracle_keeps_the_neurons_that_add_most(model):
@@ -97,7 +103,7 @@ def test_a_speed_is_of_the_bytes_that_the_rule_leaves():
 
 
 def speed(ratio):
-    return Speed(Spread(ratio, ratio, ratio, 1), 1.0, 2.0, Spread(9.0, 9.0, 9.0, 1))
+    return Speed(Spread(ratio, ratio, ratio, 1), 1.0, 2.0, Spread(9.0, 9.0, 9.0, 1), disturbed=False)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +128,7 @@ def test_the_verdict_follows_from_the_numbers(gate, inputs, ratios, said):
     assert verdict({0.5: Loss(gate, 0.1)}, Loss(inputs, 0.1), speeds, training, 1.03).startswith(said)
 
 
-def test_the_whole_check_on_a_tiny_model_is_one_screen(model):
-    found = check(model, tiny_tokenizer(), TEXT, tokens=256, dtype="f32", progress=False)
+def test_the_whole_check_on_a_tiny_model_is_one_screen(found):
     text = as_text(found, model="tiny", dtype="f32", threads=1)
     assert len(found.oracle_layers) == 3
     assert list(found.oracle) == [0.5, 0.7, 0.8]
@@ -135,6 +140,14 @@ def test_the_whole_check_on_a_tiny_model_is_one_screen(model):
     # 3 x 32 x 48 of the MLP in each of 3 layers; 4 x 32 x 32 of attention; a head of 64 x 32 (kv: 2 of 4 heads).
     assert found.mlp_share == pytest.approx(3 * 3 * 32 * 48 / (3 * 3 * 32 * 48 + 3 * 3 * 32 * 32 + 64 * 32))
     json.dumps(found.as_record())
+
+
+def test_speeds_on_a_busy_machine_say_so(found):
+    speeds = {rule: replace(speed, disturbed=rule[1] == 0.7) for rule, speed in found.speed.items()}
+    shown = as_text(replace(found, speed=speeds), model="tiny", dtype="f32", threads=1)
+    assert "Other programs wanted the processors" in shown
+    quiet = {rule: replace(speed, disturbed=False) for rule, speed in found.speed.items()}
+    assert "Other programs" not in as_text(replace(found, speed=quiet), model="tiny", dtype="f32", threads=1)
 
 
 def test_a_family_without_the_engine_has_no_speed(monkeypatch):

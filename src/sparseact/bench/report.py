@@ -135,4 +135,6 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return ["  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(lines, aligned, strict=True)]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip() for line, cells in zip(lines, aligned, strict=True)
+    ]

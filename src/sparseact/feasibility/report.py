@@ -44,6 +44,8 @@ def as_text(outlook: Outlook, *, model: str, dtype: str, threads: int) -> str:
         "",
         *wrap(note, WIDTH),
     ]
+    if any(speed.disturbed for speed in outlook.speed.values()):
+        lines.append("Other programs wanted the processors meanwhile: the speeds are less certain than they look.")
     if outlook.no_speed:
         lines.append(f"No speed: {outlook.no_speed}")
     return "\n".join([*lines, "", *wrap(f"Verdict: {outlook.verdict}", WIDTH)])

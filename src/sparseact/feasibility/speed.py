@@ -5,12 +5,13 @@ Time does not depend on the values of the weights, so nothing is packed or kept 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from sparseact.bench.random_weights import check_memory, random_weights
-from sparseact.bench.rates import Spread
+from sparseact.bench.rates import Spread, is_disturbed
 from sparseact.bench.rules import rule_recipe
+from sparseact.bench.runner import Times
+from sparseact.bench.worker import timed
 from sparseact.engine.engine import Engine
 from sparseact.models.architecture import Architecture
 
@@ -25,12 +26,14 @@ class Speed:
         ratio: tokens per second over those of the dense engine in the same round.
         bytes: of weights read for a token, and `bytes_dense` by the dense engine.
         dense: tokens per second of the dense engine.
+        disturbed: whether other programs wanted the processors meanwhile.
     """
 
     ratio: Spread
     bytes: float
     bytes_dense: float
     dense: Spread
+    disturbed: bool
 
 
 def speed_of(
@@ -49,20 +52,19 @@ def speed_of(
         Engine(weights, dtype=dtype, threads=threads, context=context) as dense,
         Engine(weights, recipe=recipe, dtype=dtype, threads=threads, context=context) as sparse,
     ):
-        _seconds(dense), _seconds(sparse)  # the first use compiles
-        pairs = [(_seconds(dense), _seconds(sparse)) for _ in range(rounds)]
+        _decode(dense), _decode(sparse)  # the first use compiles
+        pairs = [(_decode(dense), _decode(sparse)) for _ in range(rounds)]
         return Speed(
-            Spread.of([slow / fast for slow, fast in pairs]),
+            Spread.of([slow.wall / fast.wall for slow, fast in pairs]),
             sparse.bytes_per_token(),
             dense.bytes_per_token(),
-            Spread.of([TOKENS / slow for slow, _ in pairs]),
+            Spread.of([TOKENS / slow.wall for slow, _ in pairs]),
+            any(is_disturbed(times, threads) for pair in pairs for times in pair),
         )
 
 
-def _seconds(engine: Engine) -> float:
+def _decode(engine: Engine) -> Times:
     engine.reset()
     engine.prefill(range(PROMPT))
     engine.greedy(2)  # the first token after a prompt may be dense
-    started = time.perf_counter()
-    engine.greedy(TOKENS)
-    return time.perf_counter() - started
+    return Times(**timed(lambda: engine.greedy(TOKENS))[1])
