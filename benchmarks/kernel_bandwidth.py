@@ -51,6 +51,23 @@ def main() -> None:
 
 
 def _measure(form: str, layout: str, density: float, options: argparse.Namespace) -> None:
+    read, samples = timed_calls(form, layout, density, options)
+    best, median = np.min(samples), np.median(samples)
+    print(
+        f"{form:7} {layout:9} {density:7.2f} {read / best:9.1f} {read / median:8.1f} {best / 1e3:9.1f} "
+        f"{len(samples):6d} of {options.calls}",
+        flush=True,
+    )
+
+
+def timed_calls(form: str, layout: str, density: float, options: argparse.Namespace) -> tuple[float, list[int]]:
+    """Bytes that a call reads, and the nanoseconds of the calls that had the processor.
+
+    Args:
+        form, layout: of the weights.
+        density: share of the rows or columns that are on.
+        options: rows, inputs, megabytes and calls.
+    """
     linear = Linear("", form, "columns" if layout == "long" else layout, options.rows, options.inputs)
     size = sum((linear.shape.codes, linear.shape.scales, linear.shape.mins))
     arena = _random_arena([linear] * max(2, options.megabytes * 1_000_000 // size))
@@ -62,14 +79,10 @@ def _measure(form: str, layout: str, density: float, options: argparse.Namespace
         cpu, wall = time.thread_time_ns() - cpu, time.perf_counter_ns() - wall
         if n >= 2 and cpu / wall > UNDISTURBED:
             samples.append(wall)
-    best, median = np.min(samples), np.median(samples)
     # The scales of a block along the inputs serve all its columns: those of the layout columns are read whole.
-    read = linear.shape.codes * density + (size - linear.shape.codes) * (1 if linear.layout == "columns" else density)
-    print(
-        f"{form:7} {layout:9} {density:7.2f} {read / best:9.1f} {read / median:8.1f} {best / 1e3:9.1f} "
-        f"{len(samples):6d} of {options.calls}",
-        flush=True,
-    )
+    return linear.shape.codes * density + (size - linear.shape.codes) * (
+        1 if linear.layout == "columns" else density
+    ), samples
 
 
 def _random_arena(linears: list[Linear]) -> Arena:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sparseact.cli import app
 
-COMMANDS = ("", "models", "fetch", "sweep", "score", "calibrate", "train", "eval", "generate", "bench")
+COMMANDS = ("", "models", "fetch", "sweep", "score", "calibrate", "train", "eval", "generate", "bench", "check")
 PAGE = Path(__file__).parents[1] / "docs" / "help.md"
 
 

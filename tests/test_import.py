@@ -46,6 +46,12 @@ def test_the_engine_and_recipes_need_neither_torch_nor_transformers():
     assert not {"torch", "transformers"} & {*loaded}
 
 
+def test_the_speed_of_a_shape_needs_no_torch():
+    assert not {"torch", "transformers"} & {
+        *heavy_modules_after("import sparseact.bench.by_shape, sparseact.bench.report")
+    }
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -55,6 +61,8 @@ def test_the_engine_and_recipes_need_neither_torch_nor_transformers():
         ["calibrate", "--help"],
         ["eval", "--help"],
         ["generate", "--help"],
+        ["bench", "--help"],
+        ["check", "--help"],
         ["--version"],
         ["swep"],
     ],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparseact.engine.engine import Engine as Engine
     from sparseact.errors import InputError as InputError
     from sparseact.evaluation import evaluate as evaluate
+    from sparseact.feasibility import check as check
     from sparseact.generation.generate import generate as generate
     from sparseact.models import load as load
     from sparseact.recipes.recipe import Recipe as Recipe
@@ -27,6 +28,7 @@ _HOME_OF_NAME = {
     "Scores": "sparseact.attribution",
     "attribute": "sparseact.attribution",
     "Recipe": "sparseact.recipes.recipe",
+    "check": "sparseact.feasibility",
     "evaluate": "sparseact.evaluation",
     "generate": "sparseact.generation.generate",
     "load": "sparseact.models",
@@ -42,6 +44,7 @@ _MODULES = {
         "engine",
         "errors",
         "evaluation",
+        "feasibility",
         "generation",
         "masked",
         "models",
@@ -61,6 +64,7 @@ __all__ = [
     "Scores",
     "__version__",
     "attribute",
+    "check",
     "evaluate",
     "generate",
     "load",

@@ -14,6 +14,7 @@ import torch
 
 from sparseact.bench import runner as runner_module
 from sparseact.bench import worker
+from sparseact.bench.energy import Meter
 from sparseact.bench.peers import Setup, gguf_bytes
 from sparseact.bench.rates import Check, Spread, bandwidth_share, is_disturbed, perplexity, ratios
 from sparseact.bench.runner import Runner, RunnerError, Times
@@ -217,8 +218,9 @@ def test_a_runner_measures_in_a_process_of_its_own(bigram):
         assert row["decode"]["perplexity"] == pytest.approx(row["decode"]["reference"])
         assert row["refused"].startswith("prefill perplexity")
         assert "decode perplexity" not in row["refused"]
-        rates = sample(runner, work, 2)
+        rates = sample(runner, work, 2, Meter(None, ""))
         assert rates["decode"] > 0
+        assert 0 <= rates["processor_seconds"] < 1
         assert set(rates["disturbed"]) <= {"decode", "prefill"}
 
 

@@ -85,12 +85,54 @@ def test_json_is_the_list_that_is_promised(run):
         (["--context", "40"], "--context: 40 tokens are too few"),
         (["--device", "cuda"], "--device: cuda does not go with bench"),
         (["--rounds", "0"], "--rounds"),
+        (["--density", "0.5"], "--density: goes with --shape"),
     ],
 )
 def test_mistakes_are_one_line(run, arguments, said):
     status, out, err = run(*arguments)
     assert (status, out) == (USERS_MISTAKE, "")
     assert said in err.splitlines()[-1]
+
+
+def bench_shape(*arguments: str) -> int:
+    """The command on a shape, with little to do unless asked for."""
+    least = {"--shape": "smollm2-135m", "--threads": "1", "--prompt-tokens": "4", "--tokens": "2", "--rounds": "1"}
+    return main(["bench", *arguments, *(word for pair in least.items() if pair[0] not in arguments for word in pair)])
+
+
+def test_a_shape_is_measured_dense_and_by_every_rule_without_a_perplexity(capsys, monkeypatch):
+    monkeypatch.setattr(session, "Bandwidth", partial(session.Bandwidth, size=2**20))
+    assert bench_shape("--density", "0.25", "--json") == 0
+    rows = {row["rule"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == {None, "gate", "inputs"}
+    assert all(row.keys() >= PROMISED for row in rows.values())
+    assert {row["perplexity"] for row in rows.values()} == {None}
+    assert {row["density"] for name, row in rows.items() if name} == {0.25}
+    for row in rows.values():
+        assert row["ratio_to_dense"] == pytest.approx(
+            row["decode_tokens_per_second"] / rows[None]["decode_tokens_per_second"]
+        )
+        assert row["processor_seconds_per_token"] > 0
+        assert ("joules_per_token" in row, "energy" in row) == (True, True)
+    # 576 x 960 of attention and 3 x 576 x 1536 of the MLP in 30 layers, and a head of 49,152 x 576, at 34 bytes for 32.
+    attention, part, head = 30 * 576 * (576 + 2 * 192 + 576), 30 * 576 * 1536, 49152 * 576
+    assert rows[None]["bytes_per_token"] == pytest.approx((attention + 3 * part + head) * 34 / 32, rel=1e-3)
+    assert rows["gate"]["bytes_per_token"] == pytest.approx((attention + 1.5 * part + head) * 34 / 32, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--shape", "qwen4"], "--shape: unknown shape 'qwen4'"),
+        (["--density", "1.5"], "--density: 1.5 is not between 0 and 1"),
+        (["--dtype", "file"], "--dtype: file is no type of random weights"),
+        (["--against", "transformers"], "--shape: has random weights"),
+        (["--tokens", "9000"], "--tokens: a prompt and 9004 tokens are more than the shape's 8192"),
+    ],
+)
+def test_mistakes_about_shapes_are_one_line(capsys, arguments, said):
+    assert bench_shape(*arguments) == USERS_MISTAKE
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_recipe_of_another_model_is_a_mistake(run, place):

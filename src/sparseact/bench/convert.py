@@ -39,21 +39,26 @@ def convert(spec: Spec, python: Path, source: Path, target: Path) -> None:
         made.mkdir()
         is_onnx = spec.engine == "onnxruntime-genai"
         command = _builder(source, Path(scratch), made, spec.dtype) if is_onnx else _reader(source, made)
-        done = subprocess.run(  # noqa: S603 - our own command
-            [str(python), "-P", *command],
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise RunnerError(f"{spec.engine} cannot convert {source.name}: {said[-1]}")
+        if reason := failure(python, *command):
+            raise RunnerError(f"{spec.engine} cannot convert {source.name}: {reason}")
         try:
             made.rename(target)
         except OSError:
             if not target.exists():  # else another process was quicker
                 raise
+
+
+def failure(python: Path, *arguments: str) -> str:
+    """Run a Python without the hub: the last line that it says if it fails, else nothing."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        [str(python), "-P", *arguments],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return said[-1] if done.returncode else ""
 
 
 def _builder(source: Path, scratch: Path, made: Path, dtype: str) -> list[str]:

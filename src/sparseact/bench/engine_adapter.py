@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sparseact
+from sparseact.bench.random_weights import random_weights
+from sparseact.bench.rules import rule_recipe
+from sparseact.bench.shapes import shape_of
 from sparseact.engine.engine import Engine
 from sparseact.utils.environment import installed_versions
 
@@ -19,8 +22,11 @@ class _Compiled:
     """See worker.Model."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        wanted = {name: options[name] for name in ("recipe", "dtype", "threads", "screen") if name in options}
-        self.engine = Engine.from_model(options["model"], **wanted)
+        if options.get("shape"):
+            self.engine = _random(options)
+        else:
+            wanted = {name: options[name] for name in ("recipe", "dtype", "threads", "screen") if name in options}
+            self.engine = Engine.from_model(options["model"], **wanted)
 
     def reset(self) -> None:
         self.engine.reset()
@@ -42,6 +48,18 @@ class _Compiled:
         return {"sparseact": sparseact.__version__} | installed_versions(("numba", "llvmlite"))
 
 
+def _random(options: dict[str, Any]) -> Engine:
+    weights = random_weights(shape_of(options["model"]), options["dtype"])
+    rule, dtype = options["rule"], options["dtype"]
+    recipe = rule_recipe(weights, rule, options["density"], dtype=dtype) if rule else None
+    of_engine = {name: options[name] for name in ("dtype", "threads", "context")}
+    return Engine(weights, recipe=recipe, **of_engine)
+
+
 def load(options: dict[str, Any]) -> _Compiled:
-    """Anything that `Engine.from_model` takes: options model; dtype, threads, recipe, screen."""
+    """Anything that `Engine.from_model` takes: options model; dtype, threads, recipe, screen.
+
+    Or, with the option `shape`, random weights: model is then the name of a shape; dtype, threads, context; `rule` and
+    `density`, see `rules`.
+    """
     return _Compiled(options)

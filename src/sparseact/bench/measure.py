@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from sparseact.bench.peers import Setup
+from sparseact.bench.energy import open_meter
+from sparseact.bench.peers import setup
 from sparseact.bench.runner import RunnerError
 from sparseact.bench.session import References, Row, Work, check_all, time_all
 from sparseact.bench.spec import Spec
@@ -54,25 +56,48 @@ def settings(model: str, work: Work) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What it runs on, and how busy that was."""
-    return describe() | {"load_average": os.getloadavg()[0]}
+    """What it runs on, how busy that was, and whether it tells its energy."""
+    return describe() | {"load_average": os.getloadavg()[0], "energy": open_meter().said}
 
 
-def measure(specs: Sequence[Spec], setup: Setup, work: Work, *, threads: int, rounds: int, seed: int) -> Group:
+def measure(
+    model: str,
+    specs: Sequence[Spec],
+    *,
+    peers_python: Path | None = None,
+    text: str | None = None,
+    context: int = 384,
+    prompt: int = 128,
+    tokens: int = 64,
+    threads: int,
+    rounds: int = 5,
+    seed: int = 0,
+) -> Group:
     """Check every runner, then time all in turn; samples that shared the cores count too.
 
+    Args:
+        model: what `sparseact.load` takes.
+        specs: what is measured, see `spec.runners`.
+        peers_python: see `peers.setup`.
+        text, context, prompt, tokens: see `read_work`.
+        threads: of each runner.
+        rounds: how often everything is timed.
+        seed: draws the model's own answers and the order in a round.
+
     Raises:
-        InputError: a runner says that it cannot do this; a peer is not installed.
+        InputError: no such model or file; a runner says that it cannot do this; a peer is not installed.
         RunnerError: none is right, or one ended amid the rounds.
     """
-    of_all = {"run": "", **settings(setup.model, work)}
+    where = setup(model, peers_python, specs)
+    work = read_work(model, text, context=context, prompt=prompt, tokens=tokens, seed=seed)
+    of_all = {"run": "", **settings(model, work)}
     rows: list[Row] = [{"kind": "run", **of_all, "environment": environment()}]
 
     def record(*new: Row) -> None:
         rows.extend(of_all | row for row in new)
 
     with ExitStack() as stack:
-        runners = check_all(specs, References(setup, work, threads), threads, record, stack, strict=True)
+        runners = check_all(specs, References(where, work, threads), threads, record, stack, strict=True)
         if not runners:
             reasons = (f"{row['runner']}: {row['refused']}" for row in rows if row.get("refused"))
             raise RunnerError(f"no engine could be measured: {'; '.join(reasons)}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import gguf
 
-from sparseact.bench.convert import convert
+from sparseact.bench.convert import convert, failure
 from sparseact.bench.runner import Runner
 from sparseact.bench.spec import LLAMAS, PEERS, Spec
 from sparseact.errors import InputError
@@ -155,11 +155,8 @@ def _requantise(python: Path, shipped: Path, target: Path, dtype: str) -> None:
     """Make the GGUF file of another type."""
     script = Path(__file__).with_name("requantise.py")
     with write_atomically(target) as partial:
-        command = [str(python), "-P", str(script), str(shipped), str(partial), dtype]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own script
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise InputError(f"{target.name} cannot be made: {said[-1]}")
+        if reason := failure(python, str(script), str(shipped), str(partial), dtype):
+            raise InputError(f"{target.name} cannot be made: {reason}")
 
 
 def gguf_bytes(path: Path) -> int:

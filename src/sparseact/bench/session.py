@@ -6,18 +6,21 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from sparseact.bench.bandwidth import Bandwidth
+from sparseact.bench.energy import Meter, open_meter
 from sparseact.bench.peers import Setup
 from sparseact.bench.rates import Check, is_disturbed, perplexity
 from sparseact.bench.runner import Phase, Runner, RunnerError
 from sparseact.bench.spec import Spec
 from sparseact.bench.worker import PIECE
 from sparseact.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 LEAST_AGREEMENT = 0.99
@@ -152,14 +155,14 @@ def time_all(
         seed: draws the orders.
         record: gets a row for each runner, and for the bandwidth, after a round.
     """
-    bandwidth = Bandwidth(threads)
+    bandwidth, meter = Bandwidth(threads), open_meter()
     for number in tqdm(rounds, desc=f"rounds, {threads} thread(s)", disable=None):
         order: list[Runner | Bandwidth] = [bandwidth, *runners]
         random.Random(f"{seed} {threads} {number}").shuffle(order)  # noqa: S311 - an order, not a secret
         rows: list[Row] = []
         for what in order:
             if isinstance(what, Runner):
-                row = {"kind": "sample", "runner": str(what.spec), **sample(what, work, threads)}
+                row = {"kind": "sample", "runner": str(what.spec), **sample(what, work, threads, meter)}
             else:
                 row = {"kind": "bandwidth", "bytes_per_second": what.measure()}
             rows.append({"threads": threads, "round": number} | row)
@@ -207,16 +210,25 @@ def first_use(runner: Runner, work: Work) -> float:
     return runner.prefill(work.ids[: work.prompt]).wall + runner.decode(1)[0].wall
 
 
-def sample(runner: Runner, work: Work, threads: int) -> dict[str, Any]:
+def sample(runner: Runner, work: Work, threads: int, meter: Meter) -> dict[str, Any]:
     """One prompt and what follows it.
 
     Returns:
-        prefill and decode, tokens per second; `disturbed`: those of the two that shared the cores.
+        prefill and decode, tokens per second; `processor_seconds` and `joules` (None where the machine does not tell)
+        of a decoded token; `disturbed`: those of the two phases that shared the cores.
     """
-    times = {"prefill": runner.prefill(work.ids[: work.prompt]), "decode": runner.decode(work.tokens)[0]}
-    counts = {"prefill": work.prompt, "decode": work.tokens}
-    rates = {phase: counts[phase] / times[phase].wall for phase in times}
-    return rates | {"disturbed": [phase for phase in times if is_disturbed(times[phase], threads)]}
+    prefill = runner.prefill(work.ids[: work.prompt])
+    before = meter.joules() if meter.joules else 0.0
+    decode, _ = runner.decode(work.tokens)
+    joules = (meter.joules() - before) / work.tokens if meter.joules else None
+    times = {"prefill": prefill, "decode": decode}
+    return {
+        "prefill": work.prompt / prefill.wall,
+        "decode": work.tokens / decode.wall,
+        "processor_seconds": decode.cpu / work.tokens,
+        "joules": joules,
+        "disturbed": [phase for phase in times if is_disturbed(times[phase], threads)],
+    }
 
 
 def losses(runner: Runner, work: Work, phase: Phase) -> list[float]:

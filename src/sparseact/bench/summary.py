@@ -26,6 +26,8 @@ class Result:
         label: its name for a reader; that of a recipe is its policy and level, if that is one of its kind.
         check: its newest row of the check.
         decode, prefill: tokens per second by round; without disturbed samples unless they were asked for.
+        processor_seconds, joules: of a decoded token, by the rounds of `decode`; without rounds where they were not
+            measured.
         dropped: samples that were disturbed and left out.
     """
 
@@ -34,6 +36,8 @@ class Result:
     check: Mapping[str, Any]
     decode: Mapping[Round, float]
     prefill: Mapping[Round, float]
+    processor_seconds: Mapping[Round, float]
+    joules: Mapping[Round, float]
     dropped: int
 
     @property
@@ -49,7 +53,7 @@ class Result:
 
     @property
     def perplexity(self) -> float:
-        """Of the text, through the decode path."""
+        """Of the text, through the decode path; NaN where the weights are random."""
         value: float = self.check["decode"]["perplexity"]
         return value
 
@@ -81,6 +85,14 @@ class Group:
     disturbed: int
     compiling: Mapping[str, float] | None
     environment: Mapping[str, Any]
+
+    def warnings(self) -> list[str]:
+        """What a reader has to know besides the results."""
+        said = [f"no speed of {runner}: {reason}" for runner, reason in self.refused.items()]
+        if self.disturbed:
+            shared = f"in {self.disturbed} of {self.samples} measurements"
+            said.append(f"warning: other programs wanted the processors {shared}")
+        return said
 
     def best(self, *engines: str, dense: bool = True) -> Result | None:
         """The fastest of some engines' runners, `dense` or with a recipe or a screened head, whose perplexity is within
@@ -172,12 +184,14 @@ def _group(
 
 
 def _result(check: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, disturbed: bool) -> Result:
-    rates = {
-        phase: {_round(row): row[phase] for row in rows if disturbed or phase not in row["disturbed"]}
-        for phase in ("decode", "prefill")
-    }
-    dropped = 2 * len(rows) - sum(map(len, rates.values()))
-    return Result(check["runner"], check["label"], check, rates["decode"], rates["prefill"], dropped)
+    def by_round(name: str, phase: str) -> dict[Round, float]:
+        of_phase = [row for row in rows if disturbed or phase not in row["disturbed"]]
+        return {_round(row): row[name] for row in of_phase if row.get(name) is not None}
+
+    decode, prefill = by_round("decode", "decode"), by_round("prefill", "prefill")
+    of_token = by_round("processor_seconds", "decode"), by_round("joules", "decode")
+    dropped = 2 * len(rows) - len(decode) - len(prefill)
+    return Result(check["runner"], check["label"], check, decode, prefill, *of_token, dropped)
 
 
 def _round(row: Mapping[str, Any]) -> Round:

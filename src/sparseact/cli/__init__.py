@@ -17,6 +17,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTok
 import sparseact
 from sparseact.cli.bench import bench
 from sparseact.cli.calibrate import calibrate
+from sparseact.cli.check import check
 from sparseact.cli.eval import evaluate
 from sparseact.cli.fetch import fetch
 from sparseact.cli.generate import generate
@@ -62,6 +63,7 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
     "eval": evaluate,
     "generate": generate,
     "bench": bench,
+    "check": check,
 }
 for name, command in COMMANDS.items():
     app.command(command, name=name)

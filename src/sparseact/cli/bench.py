@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from sparseact.cli.options import Count, ModelName, Names, NamesIfAny, Shared
+from sparseact.cli.options import Count, ModelName, Names, NamesIfAny, NumbersOrNone, Shared
 from sparseact.errors import InputError
 
 
@@ -16,6 +16,8 @@ def bench(
     dtype: Names = ("q8",),
     against: NamesIfAny = (),
     screen: bool = False,
+    shape: str | None = None,
+    density: NumbersOrNone = None,
     text: str | None = None,
     rounds: Count = 5,
     prompt_tokens: Count = 128,
@@ -29,9 +31,11 @@ def bench(
 
     Every engine runs in a process of its own and all take turns, round after round; ratios are of the same
     round. An engine whose perplexity is not that of its own weights in float32 is named, and gets no row.
+    Time, bytes and processor time of a token are given, and joules where the machine tells (extra energy).
 
     Examples: sparseact bench --recipe runs/25 --recipe runs/40 --dtype q8,bf16;
-    sparseact bench --dtype file --against transformers,llama.cpp,ik_llama.cpp --threads 1
+    sparseact bench --dtype file --against transformers,llama.cpp,ik_llama.cpp --threads 1;
+    sparseact bench --shape qwen3-0.6b --density 0.5,0.3
 
     Args:
         recipe: A folder that calibrate wrote; may be given several times. The dense engine is always measured.
@@ -40,6 +44,10 @@ def bench(
             ik_llama.cpp, onnxruntime-genai (q8, f32), openvino-genai (q8, q4, file). Or one of their types, as
             transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
         screen: Measure the dense engine with a screened head too (see generate --screen).
+        shape: A shape such as qwen3-0.6b or llama3.2-3b instead of a model: random weights, so speed only, of
+            the dense engine and of recipes that switch off exactly what --density leaves.
+        density: With --shape, shares that are on for a token, by default 0.5: of the neurons where the gate
+            decides, of the inputs of all linears where each decides by its inputs.
         text: A txt, csv, jsonl or parquet file whose second half perplexity is measured on; by default the
             model's own answers to the built-in questions.
         rounds: How often everything is timed.
@@ -52,25 +60,27 @@ def bench(
     """
     if shared.device not in {"auto", "cpu"}:
         raise InputError(f"--device: {shared.device} does not go with bench, which measures on the CPU")
-    with shared.session():
-        from sparseact.bench.spec import runners
-
-        specs = runners(dtype, [str(folder) for folder in recipe], against, screen=screen)
-
-        from sparseact.bench.measure import measure, read_work
-        from sparseact.bench.peers import setup
+    if shape is None and density is not None:
+        raise InputError("--density: goes with --shape; for a model give --recipe")
+    if shape is not None and (recipe or against or screen or text):
+        raise InputError("--shape: has random weights; --recipe, --against, --screen and --text need a model")
+    with shared.session(with_torch=shape is None):
         from sparseact.bench.report import as_rows, as_text
+        from sparseact.bench.spec import runners
         from sparseact.utils.environment import usable_cores
 
-        where = setup(model, peers_python, specs)
-        work = read_work(model, text, context=context, prompt=prompt_tokens, tokens=tokens, seed=shared.seed)
         threads = shared.threads or usable_cores()
-        group = measure(specs, where, work, threads=threads, rounds=rounds, seed=shared.seed)
-    for runner, reason in group.refused.items():
-        sys.stderr.write(f"sparseact: no speed of {runner}: {reason}\n")
-    if group.disturbed:
-        sys.stderr.write(
-            f"sparseact: warning: other programs wanted the processors in {group.disturbed} of {group.samples} "
-            "measurements\n"
-        )
+        common = {"threads": threads, "rounds": rounds, "prompt": prompt_tokens, "tokens": tokens, "seed": shared.seed}
+        if shape is not None:
+            from sparseact.bench.by_shape import measure_shape
+
+            group = measure_shape(shape, densities=density or (0.5,), dtypes=dtype, **common)
+        else:
+            specs = runners(dtype, [str(folder) for folder in recipe], against, screen=screen)
+
+            from sparseact.bench.measure import measure
+
+            group = measure(model, specs, peers_python=peers_python, text=text, context=context, **common)
+    for warning in group.warnings():
+        sys.stderr.write(f"sparseact: {warning}\n")
     return shared.answer(as_rows(group), as_text(group))

@@ -127,7 +127,7 @@ def evaluate(
             all_sparse = read(model, window) if recipe is not None else repeat(None)
             label = torch.tensor(window.ids[window.first :], device=model.device)
             for dense, sparse in zip(all_dense, all_sparse, strict=False):
-                totals += _compare(dense if sparse is None else sparse, dense, label[: len(dense)])
+                totals += sums_over_tokens(dense if sparse is None else sparse, dense, label[: len(dense)])
                 label = label[len(dense) :]
     nll, nll_dense, kl, agreed, tokens = totals.tolist()
     dense_bytes = weight_bytes(model)
@@ -163,8 +163,13 @@ def _twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, shared)
 
 
-def _compare(sparse: Tensor, dense: Tensor, label: Tensor) -> Tensor:
-    """Sums over tokens: nll, nll of the dense model, KL, same most likely token, tokens."""
+def sums_over_tokens(sparse: Tensor, dense: Tensor, label: Tensor) -> Tensor:
+    """Sums [5] over tokens: nll, nll of the dense model, KL (nats), same most likely token, tokens.
+
+    Args:
+        sparse, dense: logits [tokens, vocabulary].
+        label: the text's tokens [tokens].
+    """
     sparse_log, dense_log = (log_softmax(logits.float(), dim=-1) for logits in (sparse, dense))
     nll, nll_dense = (-log.gather(-1, label[:, None]).double().sum() for log in (sparse_log, dense_log))
     agreed = (sparse_log.argmax(dim=-1) == dense_log.argmax(dim=-1)).sum()

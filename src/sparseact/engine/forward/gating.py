@@ -19,6 +19,9 @@ from sparseact.recipes.selection import Selection
 MADE_BY = {"down": ("gate", "up"), "o": ("q",)}
 """The linears whose rows make the inputs of another one, so that they are not needed for those that are off."""
 
+Guess = Callable[[str], Floats]
+"""Of a linear's short name, what it puts out by its high plane [tokens, outputs]."""
+
 
 @dataclass(frozen=True)
 class Gating:
@@ -43,13 +46,16 @@ class Gating:
     level: float = 1.0
 
     def keep(
-        self,
-        x: Floats,
-        outputs: Mapping[str, Floats],
-        activation: Activation,
-        guess: Callable[[str], Floats] | None = None,
+        self, x: Floats, outputs: Mapping[str, Floats], activation: Activation, guess: Guess | None = None
     ) -> Floats:
-        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does.
+        """The inputs x [tokens, inputs] with those that are off replaced, as the compiled step does. See `scores`."""
+        on = self.on(self.scores(x, outputs, activation, guess))
+        return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
+
+    def scores(
+        self, x: Floats, outputs: Mapping[str, Floats], activation: Activation, guess: Guess | None = None
+    ) -> Floats:
+        """What decides about the inputs [tokens, inputs].
 
         Args:
             x: the inputs.
@@ -67,8 +73,7 @@ class Gating:
         elif self.predictor is not None:
             down, up, bias = self.predictor
             signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
-        on = self.on(score(signal, self.shift if self.choice in {BY_INPUT, BY_GUESS} else None, self.scale))
-        return np.where(on, x, np.float32(0) if self.shift is None else self.shift)
+        return score(signal, self.shift if self.choice in {BY_INPUT, BY_GUESS} else None, self.scale)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
         """Which inputs are on by their scores [tokens, inputs], which may be overwritten."""

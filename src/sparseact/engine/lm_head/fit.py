@@ -57,8 +57,6 @@ def room_for_screen(architecture: Architecture) -> tuple[tuple[Linear, ...], dic
 def write_texts(
     step: Callable[[int], Floats], reset: Callable[[], None], x: Floats, first: int, context: int
 ) -> Floats:
-    step: Callable[[int], Floats], reset: Callable[[], None], x: Floats, first: int, context: int
-) -> Floats:
     """Inputs of the head [TEXTS * tokens, hidden] in texts that the model draws from its own distribution.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -59,13 +60,24 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
         gating = replace(gating, level=recipe.meta.get("levels", {}).get(gate.site.module, 1.0))
         if gating.selection.rule != EVERYTHING:
             gatings |= dict.fromkeys(names, gating)
-    linears = (_looked_at(gate.site.module, weights, modules) for gate in recipe.gates)
-    if fingerprint(weights.architecture.family, linears) != recipe.model:
+    if fingerprint_of(weights, (gate.site.module for gate in recipe.gates)) != recipe.model:
         raise InputError(
             f"recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
             "weights; calibrate again"
         )
     return gatings
+
+
+def fingerprint_of(weights: Weights, masked: Iterable[str]) -> str:
+    """What a recipe that masks the inputs of these modules knows the weights by."""
+    modules = _modules(weights.architecture)
+    return fingerprint(weights.architecture.family, (_looked_at(name, weights, modules) for name in masked))
+
+
+def linears_of(architecture: Architecture, masked: Iterable[str]) -> dict[str, list[str]]:
+    """Canonical names of the linears that are one module of transformers, for each of these modules."""
+    modules = _modules(architecture)
+    return {name: _linears(name, modules) for name in masked}
 
 
 def _gating(
