@@ -18,15 +18,16 @@ ROUNDS ?= 3
 MEASURED := runs/bench
 RECIPES ?= $(LEVELS:%=$(MEASURED)/$(MODEL)-%)
 TEXT ?=
+COMMA := ,
 OURS := engine:bf16 engine:q8 engine:file
 OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp:bf16 llama.cpp:q8_0 \
   llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16 onnxruntime-genai:q8_0 \
   openvino-genai:q8_0)
 
-.PHONY: help env demo test test-slow test-pythons lint format wheel try-wheel bench bench-peers docs pages results clean
+.PHONY: help env demo test test-slow test-pythons lint format wheel try-wheel bench bench-peers sparse-model docs pages results clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(STAMP)  ## make .venv with everything and get the built-in model smollm2
 	@$(BIN)/sparseact fetch smollm2
@@ -107,6 +108,10 @@ pages: $(STAMP)  ## write what the documentation takes from the code: help pages
 	$(BIN)/python scripts/help_pages.py
 	$(BIN)/python scripts/docs_tables.py
 	$(BIN)/python scripts/architecture_picture.py
+
+sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md (hours; goes on where it was stopped)
+	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own --tokens 400000 \
+	  --lr 5e-5 --out runs/sparse-model
 
 results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
 	$(BIN)/sparseact fetch gemma3

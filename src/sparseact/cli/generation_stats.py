@@ -14,10 +14,9 @@ PER_LINE = 10
 def summary(found: "Answer") -> str:
     """A line for a reader."""
     written = found.written
-    return (
-        f"{written.tokens} tokens, {written.bytes_per_token / 1e6:.1f} MB of weights each, "
-        f"{written.achieved:.1%} of those the recipe chooses among left out (device {found.device})\n"
-    )
+    left_out = f", {written.achieved:.1%} of those the recipe chooses among left out" if written.density else ""
+    megabytes = f"{written.bytes_per_token / 1e6:.1f} MB of weights each"
+    return f"{written.tokens} token{'s' * (written.tokens != 1)}, {megabytes}{left_out} (device {found.device})\n"
 
 
 def statistics(found: "Answer") -> str:
