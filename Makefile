@@ -111,7 +111,7 @@ pages: $(STAMP)  ## write what the documentation takes from the code: help pages
 
 sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md (hours; goes on where it was stopped)
 	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own --tokens 400000 \
-	  --lr 5e-5 --out runs/sparse-model
+	  --lr 1e-4 --out runs/sparse-model
 
 results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
 	$(BIN)/sparseact fetch gemma3
