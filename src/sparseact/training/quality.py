@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
+from sparseact.evaluation.perplexity import sums_over_tokens
 from sparseact.masked.decoding import evaluation_mode
-from sparseact.training.objectives import distil
 from sparseact.training.text import Source
 
 if TYPE_CHECKING:
@@ -67,13 +66,11 @@ def held_out(
         masked,
     ):
         for source in sources:
-            nll = nll_dense = kl = 0.0
-            tokens = 0
+            totals = torch.zeros(5, dtype=torch.float64)
             for window in source.held_out.to(model.device):
-                ours, theirs = (which(window[None], use_cache=False).logits[0, :-1].float() for which in (model, dense))
-                nll += float(cross_entropy(ours, window[1:], reduction="sum"))
-                nll_dense += float(cross_entropy(theirs, window[1:], reduction="sum"))
-                kl += float(distil(ours, theirs)) * len(ours)
-                tokens += len(ours)
-            found[source.name] = HeldOut(math.exp(nll / tokens), math.exp(nll_dense / tokens), kl / tokens, tokens)
+                ours, theirs = (which(window[None], use_cache=False).logits[0, :-1] for which in (model, dense))
+                totals += sums_over_tokens(ours, theirs, window[1:]).cpu()
+            nll, nll_dense, kl, _, tokens = totals.tolist()
+            perplexities = math.exp(nll / tokens), math.exp(nll_dense / tokens)
+            found[source.name] = HeldOut(*perplexities, kl / tokens, int(tokens))
     return found
