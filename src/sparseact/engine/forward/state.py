@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparseact.engine.quant.arena import LAYOUT, PADDED_INPUTS
-from sparseact.engine.quant.layouts import COLUMNS
+from sparseact.engine.quant.layouts import CACHE_LINE, COLUMNS
 from sparseact.engine.threads import ARGUMENTS, new_control
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.formats import Floats
@@ -152,7 +152,7 @@ class Buffers(NamedTuple):
 
 
 def padded(n: int) -> int:
-    """The next multiple of a line."""
+    """The next multiple of `PADDING`."""
     return -(-n // PADDING) * PADDING
 
 
@@ -260,6 +260,6 @@ def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> npt.NDArray[Any]:
     """Zeros that begin at a cache line."""
     count = int(np.prod(shape))
     size = np.dtype(dtype).itemsize
-    whole = np.zeros(count + PADDING // size, dtype)
-    start = (-whole.ctypes.data % PADDING) // size
+    whole = np.zeros(count + CACHE_LINE // size, dtype)
+    start = (-whole.ctypes.data % CACHE_LINE) // size
     return whole[start : start + count].reshape(shape)

@@ -55,7 +55,7 @@ def axpy_columns(
         x: float32 [padded inputs]; read for f32 and bf16.
         aq: int8, x in blocks of 32 (`quantise_input`); read for q8, q4 and q4m, as ascale.
         ascale: float32 [blocks].
-        acc: int32 [padded outputs], room to work in: zeros, and zeros again at the end.
+        acc: int32 [padded outputs], scratch: zeros, and zeros again at the end.
         y: float32 [padded outputs]; added to.
     """
     form, rows, codes = table[i, FORMAT], table[i, PADDED_OUTPUTS], table[i, CODES]
@@ -145,7 +145,7 @@ def axpy_block(
     """As `axpy_columns` for inputs of one block of linear `i` in q8, whose columns were asked for: sums in registers.
 
     Args:
-        starts: int64 [32], room to work in, as the next one.
+        starts: int64 [32], scratch, as the next one.
         fours: int8 [32].
     """
     codes, width, rows, g = table[i, CODES], table[i, STRIDE], table[i, PADDED_OUTPUTS], active[first] // BLOCK

@@ -17,7 +17,7 @@ from numba import types
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, SCALES
 from sparseact.engine.quant.layouts import CHUNK, HALF, PANEL, PANELS, TILE
-from sparseact.engine.quant.repack import places_in_room, regroup, sizes_of_panel
+from sparseact.engine.quant.repack import places_in_scratch, regroup, sizes_of_panel
 from sparseact.engine.simd.bytes import even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
 from sparseact.engine.simd.isa import dot_bytes_ir
 from sparseact.engine.simd.jit import compiled
@@ -206,7 +206,7 @@ def dot_tiles(
         if scratch is not None and table[i, LAYOUT] != PANELS:
             regroup(arena, table, i, chunk * CHUNK, scratch)
             for z in range(panels):
-                codes, scales, mins = places_in_room(form, blocks, z)
+                codes, scales, mins = places_in_scratch(form, blocks, z)
                 _dot_panel(
                     scratch, form, blocks, codes, scales, mins, x, words, ascale, asum, y, at + z * PANEL, stride
                 )

@@ -53,7 +53,7 @@ def sizes_of_panel(form: int, blocks: int) -> tuple[int, int, int]:
 
 
 @compiled
-def places_in_room(form: int, blocks: int, z: int) -> tuple[int, int, int]:
+def places_in_scratch(form: int, blocks: int, z: int) -> tuple[int, int, int]:
     """Where the codes, scales and minimums of panel z of a chunk lie: the parts of the four panels together."""
     codes, scales, mins = sizes_of_panel(form, blocks)
     panels = CHUNK // PANEL
@@ -67,7 +67,7 @@ def _bytes_of_codes(form: int, n: int) -> int:
 
 @compiled
 def regroup(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
-    """The rows from `row`, a multiple of 64, on of linear `i` as panels, at `places_in_room`."""
+    """The rows from `row`, a multiple of 64, on of linear `i` as panels, at `places_in_scratch`."""
     if table[i, LAYOUT] == COLUMNS:
         _columns(arena, table, i, row, scratch)
     elif table[i, LAYOUT] == PLANES:
@@ -149,7 +149,7 @@ def _scales_of_columns(arena: Any, table: Any, i: int, row: int, scratch: Any) -
     source, target = arena.view(np.int64), scratch.view(np.int64)
     width = PANEL * SCALE // 8
     for z in range(4):
-        _, scales, mins = places_in_room(form, blocks, z)
+        _, scales, mins = places_in_scratch(form, blocks, z)
         for g in range(blocks):
             at = SCALE * (g * rows + row + z * PANEL)
             for k in range(width):
@@ -203,7 +203,7 @@ def _rows(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
         # Beyond the last row its copies: what they give is not read.
         start = table[i, CODES] + min(row + k, table[i, OUTPUTS] - 1) * width
         z, lane = k // PANEL, k % PANEL
-        codes, scales, mins = places_in_room(form, blocks, z)
+        codes, scales, mins = places_in_scratch(form, blocks, z)
         source, target = start // 4, codes // 4 + lane
         if form in (F32, BF16, Q8):
             for word in range(_bytes_of_codes(form, inputs) // 4):
@@ -234,7 +234,7 @@ def _planes(arena: Any, table: Any, i: int, row: int, scratch: Any) -> None:
     for z in range(CHUNK // PANEL):
         # Beyond the last panel its copies: what they give is not read.
         panel = min(row // PANEL + z, table[i, PADDED_OUTPUTS] // PANEL - 1)
-        codes, scales, _ = places_in_room(Q8, blocks, z)
+        codes, scales, _ = places_in_scratch(Q8, blocks, z)
         for lane in range(PANEL):
             high = (table[i, CODES] + panel * PANEL * inputs // 2) // 4 + lane
             low = (table[i, LOW] + (panel * PANEL + lane) * table[i, STRIDE]) // 4
