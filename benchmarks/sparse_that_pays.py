@@ -31,6 +31,7 @@ from sparseact.bench.spec import Spec
 from sparseact.data import load_text
 from sparseact.errors import InputError
 from sparseact.models import load_tokenizer
+from sparseact.utils.files import write_atomically
 
 WINDOW = 512
 """Tokens that are read with a context of their own."""
@@ -53,6 +54,11 @@ class Arm:
     model: str
     spec: Spec
 
+    @property
+    def unscreened(self) -> tuple[str, ...]:
+        """What its logits depend on."""
+        return self.model, self.spec.dtype, self.spec.recipe or ""
+
     @classmethod
     def parse(cls, text: str) -> Arm:
         """`NAME=MODEL[@RECIPE]:TYPE[+screen]`."""
@@ -70,18 +76,23 @@ def main() -> None:
     try:
         arms = [Arm.parse(text) for text in options.arms]
         texts = {Path(file).stem: windows(arms[0].model, file, options.windows) for file in options.text}
-        rows = [quality(arm, texts) for arm in tqdm(arms, desc="perplexity", disable=None)]
+        found: dict[tuple[str, ...], dict[str, Any]] = {}  # a screen serves greedy tokens only, and changes no logits
+        for arm in tqdm(arms, desc="perplexity", disable=None):
+            if arm.unscreened not in found:
+                found[arm.unscreened] = quality(arm, texts)
     except InputError as error:
         raise SystemExit(str(error)) from error
+    names = [{"arm": arm.name, "model": arm.model, "runner": str(arm.spec)} for arm in arms]
+    rows = [name | found[arm.unscreened] for name, arm in zip(names, arms, strict=True)]
     for threads in options.threads:
-        for arm, found in speeds(arms, next(iter(texts.values()))[0], threads, options).items():
-            next(row for row in rows if row["arm"] == arm)[f"tokens_per_second_{threads}"] = found
+        rates = speeds(arms, next(iter(texts.values()))[0], threads, options)
+        for row in rows:
+            row[f"tokens_per_second_{threads}"] = rates[row["arm"]]
     rng = np.random.default_rng(0)
     for row in rows:
         row["factor"] = {name: factor(losses, rows[0]["losses"][name], rng) for name, losses in row["losses"].items()}
     of_all = {"environment": environment(), "windows": options.windows, "window": WINDOW}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8") as file:
+    with write_atomically(options.out) as path, path.open("w", encoding="utf-8") as file:
         for row in rows:
             losses = {name: float(np.mean(values)) for name, values in row.pop("losses").items()}
             file.write(json.dumps(row | {"loss": losses} | of_all) + "\n")
@@ -112,11 +123,9 @@ def windows(model: str, file: str, count: int) -> npt.NDArray[np.int64]:
 
 def quality(arm: Arm, texts: dict[str, npt.NDArray[np.int64]]) -> dict[str, Any]:
     """Losses [windows] of each text in nats per token, and bytes of weights read for a token."""
-    row: dict[str, Any] = {"arm": arm.name, "model": arm.model, "runner": str(arm.spec)}
     with Engine.from_model(arm.model, arm.spec.recipe, arm.spec.dtype, threads=1, context=WINDOW) as engine:
-        row["losses"] = {name: np.array([_loss(engine, ids) for ids in of_text]) for name, of_text in texts.items()}
-        row["bytes_per_token"], row["achieved"] = engine.bytes_per_token(), engine.achieved()
-    return row
+        losses = {name: np.array([_loss(engine, ids) for ids in of_text]) for name, of_text in texts.items()}
+        return {"losses": losses, "bytes_per_token": engine.bytes_per_token(), "achieved": engine.achieved()}
 
 
 def _loss(engine: Engine, ids: npt.NDArray[np.int64]) -> float:
@@ -154,7 +163,7 @@ def factor(losses: Losses, reference: Losses, rng: np.random.Generator) -> list[
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown: speeds are medians of rounds, ratios of the same round over the first arm's."""
+    """As Markdown: speeds are medians of rounds."""
     names = list(rows[0]["factor"])
     speed = [name for name in rows[0] if name.startswith("tokens_per_second")]
     heads = [f"tokens/s, {name.rpartition('_')[2]} thread(s)" for name in speed]
