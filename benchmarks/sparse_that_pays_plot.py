@@ -35,19 +35,32 @@ def draw(rows: list[dict[str, Any]], picture: Path, threads: int) -> None:
     texts = list(rows[0]["factor"])
     figure, panels = plt.subplots(1, len(texts), figsize=(5.5 * len(texts), 4), sharex=True, squeeze=False)
     for panel, text in zip(panels[0], texts, strict=True):
-        for row in rows:
-            middle, low, high = (100 * (value - 1) for value in row["factor"][text])
-            rate = np.median(row[f"tokens_per_second_{threads}"])
-            colour = COLOURS.get(row["arm"].split()[0], "black")
-            panel.errorbar(rate, middle, [[middle - low], [high - middle]], fmt="o", color=colour, capsize=2)
-            panel.annotate(
-                row["arm"], (rate, middle), xytext=(3, 4), textcoords="offset points", fontsize=7, rotation=30
-            )
-        panel.margins(x=0.2, y=0.15)
-        panel.axhline(0, color="lightgray", zorder=0)
+        for kind, colour in COLOURS.items():
+            of_kind = [row for row in rows if row["arm"].split()[0] == kind]
+            if of_kind:
+                _points(panel, of_kind, text, threads, kind, colour)
+        panel.margins(x=0.15, y=0.15)
+        panel.axhline(1, color="lightgray", zorder=0, linestyle=":")
         panel.set(title=text, xlabel=f"tokens per second, {threads} thread(s)", ylabel="perplexity over dense (%)")
+    panels[0, 0].legend(loc="upper left", fontsize=8)
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
+
+
+def _points(panel: Any, rows: list[dict[str, Any]], text: str, threads: int, kind: str, colour: str) -> None:
+    """The arms of a kind, each named beside its point; sparse ones are joined, from more on to less."""
+    rates = [float(np.median(row[f"tokens_per_second_{threads}"])) for row in rows]
+    middle, low, high = (
+        100 * (np.array(ends) - 1) for ends in zip(*(row["factor"][text] for row in rows), strict=True)
+    )
+    style = "o" if kind == "dense" else "o-"
+    panel.errorbar(rates, middle, [middle - low, high - middle], fmt=style, color=colour, capsize=2, label=kind)
+    side = -1 if kind == "dense" else 1
+    for number, (row, rate, height) in enumerate(zip(rows, rates, middle, strict=True)):
+        offset = (0, side * (8 + 9 * (number % 2))) if kind == "dense" else (5, -3)
+        align = {"ha": "center", "va": "top"} if kind == "dense" else {"ha": "left", "va": "center"}
+        name = row["arm"].removeprefix(kind).strip()
+        panel.annotate(name, (rate, height), xytext=offset, textcoords="offset points", fontsize=7, **align)
 
 
 if __name__ == "__main__":
