@@ -5,8 +5,10 @@ For each layer, from the MLP's input x, two low-rank predictors of which neurons
     ridge     reduced-rank ridge regression of the importance's share of the token's mean, in closed form (`deja-vu`)
     logistic  B A x + b by Adam on the cross entropy of who is among the most important (Liu et al., arXiv 2310.17157)
 
-For each: recall of the most important neurons on tokens that were not fitted, and perplexity and KL of the model that
-runs on what is predicted, beside the exact choice. Inputs are kept on disk, so that a stopped run goes on.
+and three controls: `static`, for all tokens the neurons that are most important on average; `random-set`, for all
+tokens the same random ones; `random-router`, B A x of random A and B. For each: recall of the most important neurons on
+tokens that were not fitted, and perplexity and KL of the model that runs on what is predicted, beside the exact choice.
+Inputs are kept on disk, so that a stopped run goes on.
 
     python benchmarks/predictors.py --text wikitext2-valid.txt --measure tinyshakespeare.txt --tokens 2300 100000
 """
@@ -51,6 +53,9 @@ UNFITTED = 2048
 STEPS, BATCH, RATE = 1000, 1024, 2e-3
 """Of the logistic predictor: steps of Adam, whatever the number of tokens, tokens of a step, learning rate at first."""
 
+FITTED = ("ridge", "logistic")
+KINDS = (*FITTED, "static", "random-set", "random-router")
+
 Inputs = NDArray[np.float16]
 
 
@@ -66,7 +71,7 @@ def main() -> None:
     exact = [Gate(part.site, TopK(options.off), scale=column_norms(model, part.site)) for part in parts]
     rows.append({"predictor": "exact", "tokens": 0, "recall": 1.0} | measured(model, dense, exact, texts))
     for kind in options.kinds:
-        for tokens in options.tokens:
+        for tokens in options.tokens if kind in FITTED else [max(options.tokens)]:
             fitted = fit_all(model, parts, inputs, kind, tokens, options)
             gates = [gate for gate, _ in fitted]
             recall = float(np.mean([found for _, found in fitted]))
@@ -84,7 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", required=True, help="what predictors are fitted on; its end is measured on")
     parser.add_argument("--measure", required=True, help="a text of another kind, whose end is measured on")
     parser.add_argument("--tokens", type=int, nargs="+", default=[2300, 20_000, 100_000])
-    parser.add_argument("--kinds", nargs="+", default=["ridge", "logistic"], choices=["ridge", "logistic"])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--off", type=float, default=0.5, help="share of the neurons that is off for a token")
     parser.add_argument("--windows", type=int, default=4, help="of each text that perplexity is read on")
     parser.add_argument("--rank", type=int, default=144)
@@ -130,11 +135,13 @@ def fit_all(
         used = torch.from_numpy(np.concatenate([of_layer[:tokens], of_layer[-UNFITTED:]])).float()
         importance = importance_of(model, part, used)
         on = topk_mask(importance, options.off)
+        share = importance[:tokens] / importance[:tokens].mean(dim=1, keepdim=True).clamp(min=1e-12)
         if kind == "ridge":
-            share = importance[:tokens] / importance[:tokens].mean(dim=1, keepdim=True).clamp(min=1e-12)
             predictor = reduced_rank_regression(used[:tokens], share, options.rank)
-        else:
+        elif kind == "logistic":
             predictor = logistic_regression(used[:tokens], on[:tokens], options.rank)
+        else:
+            predictor = control(kind, used.shape[1], share.mean(dim=0), options.rank, seed=len(found))
         signal = Signal("predicted", part.inputs.module, activation="sigmoid")
         gate = Gate(part.site, TopK(options.off), signal, predictor=predictor)
         kept = topk_mask(gate.score(predict(gate, used[tokens:])), options.off)
@@ -169,6 +176,18 @@ def logistic_regression(x: Tensor, on: Tensor, rank: int) -> tuple[Tensor, Tenso
         optimiser.step()
     A, B, b = (part.detach() for part in parameters)
     return A / scale, B, b
+
+
+def control(kind: str, inputs: int, share: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A predictor that knows no token, or no neuron."""
+    generator = torch.Generator().manual_seed(seed)
+    nothing = torch.zeros(1, inputs), torch.zeros(len(share), 1)
+    if kind == "static":
+        return *nothing, share.log()
+    if kind == "random-set":
+        return *nothing, torch.rand(len(share), generator=generator)
+    A, B = (torch.randn(shape, generator=generator) for shape in ((rank, inputs), (len(share), rank)))
+    return A / (inputs * rank) ** 0.5, B, torch.zeros(len(share))
 
 
 def measured(model: Any, dense: Any, gates: Sequence[Gate], texts: Sequence[Source]) -> dict[str, Any]:
