@@ -19,7 +19,7 @@ def train(
     objective: Literal["distil", "lm", "both"] | None = None,
     option: NamesIfAny = (),
     lora: int = 0,
-    lr: float = 2e-4,
+    lr: float | None = None,
     constants_lr: float = 5e-4,
     batch: Count = 2,
     window: Count = 512,
@@ -51,7 +51,8 @@ def train(
         objective: distil learns the dense model's distributions, lm the text, both half and half; by default distil.
         option: Options of the policy as NAME=VALUE.
         lora: Train adapters of this rank and merge them at the end; 0 trains the whole model without embeddings.
-        lr: Learning rate of AdamW: 10 steps up, then in a straight line down to 5%.
+        lr: Learning rate of AdamW: 10 steps up, then in a straight line down to 5%. By default 2e-4, and 1e-4 for more
+            than 100,000 tokens.
         constants_lr: Learning rate of the constants in place of what is off; 0 leaves them out.
         batch: Windows of a step.
         window: Tokens of a window.

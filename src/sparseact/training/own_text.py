@@ -26,7 +26,7 @@ from sparseact.utils.files import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PART = 4096
+PART = 1024
 """Tokens of a part at least: what a stop can lose."""
 
 LONGEST = 512
