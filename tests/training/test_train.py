@@ -103,7 +103,7 @@ def test_the_page_fetches_nothing_and_says_what_was_not_done(tmp_path, text_file
     page = (tmp_path / "report.html").read_text()
     assert "No dense twin was trained" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("<svg") == 2
+    assert page.count("<picture>") == 2
 
 
 def test_adapters_are_merged_and_the_dense_model_stays_what_it_was(tmp_path, text_file):

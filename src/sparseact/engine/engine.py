@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sparseact.engine.counters import Usage
 from sparseact.engine.forward.entries import run
 from sparseact.engine.forward.model import Model
-from sparseact.engine.forward.planes import guess_by_high_plane
+from sparseact.engine.forward.planes import HighPlanes
 from sparseact.engine.forward.prefill import Cache, Forward, Product
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import PromptScores
@@ -92,6 +92,7 @@ class Engine:
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
+        self._high_planes = HighPlanes(self._model)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         self._units_are_chosen = False  # by the prompt, and all copied
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
@@ -369,9 +370,8 @@ class Engine:
     def _guess(self, product: Product, layer: str, outputs: Mapping[str, Floats], part: str) -> Floats:
         """What gate or up of a layer put out by their high planes."""
         name = f"{layer}.{part}"
-        return guess_by_high_plane(self._model, product, name, outputs["mlp"]) + self._vectors.get(
-            f"{name}.bias", np.float32(0)
-        )
+        guess = self._high_planes.guess(product, name, outputs["mlp"])
+        return guess + self._vectors.get(f"{name}.bias", np.float32(0))
 
 
 def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:

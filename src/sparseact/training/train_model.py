@@ -18,7 +18,7 @@ from torch import Tensor
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.policy import GatePolicy
 from sparseact.data import load_text, sketch_passages
-from sparseact.errors import InputError
+from sparseact.errors import InputError, require
 from sparseact.models.builtin import cache_folder
 from sparseact.models.quiet import quiet
 from sparseact.policies import make_policy
@@ -92,6 +92,7 @@ def train(
         InputError: an option is out of range, a text too short, the method not for this model, the folder another
             run's, the loss not a number, or memory short.
     """
+    require("train", "pandas", "matplotlib", "jinja2")  # of the page, before hours of work
     asked = _read_options(options)
     if model.dtype != torch.float32:
         raise InputError(f"model: its weights are {model.dtype}; training needs torch.float32, as `sa.load` gives")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.forward.projections import choose, input_share
+from sparseact.engine.forward.projections import choose, input_share, take_shift
 from sparseact.engine.forward.state import (
     ACTIVE,
     DOWN,
@@ -30,7 +30,7 @@ from sparseact.engine.kernels.activations import activate
 from sparseact.engine.kernels.axpy_columns import axpy_block
 from sparseact.engine.kernels.gemv_planes import AHEAD, add_low, ask_ahead, dot_high, spread_input
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS, SHIFT
+from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.models.formats import BLOCK
@@ -93,10 +93,9 @@ def _finish_block(
         add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[SCALES], h[k - at :])
         add_low(arena, linears, places[UP], active, k, k + 1, spread, own[SCALES], up[k - at :])
     activate(sizes.activation, h, stop - at)
-    shift = tables.linears[down, SHIFT]
     for k in range(at, stop):
-        value = h[k - at] * up[k - at]
-        masked[active[k]] = value if shift < 0 else value - tables.vectors[shift + active[k]]
+        masked[active[k]] = h[k - at] * up[k - at]
+    take_shift(down, masked, active, at, stop, tables)
     codes, scales = buffers.codes[thread, 1], own[MASKED_SCALES]
     start, sums = g * BLOCK, buffers.integers[thread, MASKED_SUMS]
     quantise_input(masked[start:], BLOCK, codes[start:], scales[g:], sums[g:])

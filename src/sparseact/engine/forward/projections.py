@@ -150,12 +150,22 @@ def choose(
         limit = find_threshold(row[SELECTOR], tables.thresholds[i], row[GROUP], row[KEEP], scores, end)
     count = 0
     for j in range(first, last):
-        value = x[j] if shift < 0 else x[j] - tables.vectors[shift + j]
         on = everything or scores[j] > limit
-        masked[j] = value if on else np.float32(0)
+        masked[j] = x[j] if on else np.float32(0)
         active[count] = j
         count += 1 if on else 0
+    if shifted:
+        take_shift(i, masked, active, 0, count, tables)
     return count
+
+
+@compiled
+def take_shift(i: int, masked: Any, active: Any, at: int, stop: int, tables: Tables) -> None:
+    """From the inputs active[at:stop] of linear `i`, what one that is off counts as: `OFFSET` has it for all inputs."""
+    shift = tables.linears[i, SHIFT]
+    if shift >= 0:
+        for k in range(at, stop):
+            masked[active[k]] -= tables.vectors[shift + active[k]]
 
 
 @compiled
