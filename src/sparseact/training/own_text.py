@@ -1,4 +1,7 @@
-"""Text that the dense model writes for its own training, by the engine: resumable, in parts in a folder."""
+"""Text that the dense model writes for its own training, by the engine: resumable, in parts in a folder.
+
+What a policy is calibrated on is a page of answers, which need no engine: see `sparseact.calibration.own_answers`.
+"""
 
 from __future__ import annotations
 
