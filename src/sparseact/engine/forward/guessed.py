@@ -18,10 +18,10 @@ from sparseact.engine.forward.state import (
     NEURONS,
     OUTPUT,
     ROWS,
-    SCALES,
     SCORES,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -70,7 +70,7 @@ def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
 def _look(i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any) -> None:
     """high, guess[first:last] = outputs of linear `i` by its high plane."""
     panels, end = first // PANEL, (last + PANEL - 1) // PANEL
-    codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS]
+    codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, X_SCALES], buffers.integers[thread, X_SUMS]
     dot_high(tables.arena, tables.linears, i, panels, end, codes, scales, sums, high, guess)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
@@ -90,8 +90,8 @@ def _finish_block(
     for k in range(at, stop):
         ask_ahead(arena, linears, places[GATE], active, k + AHEAD, count)
         h[k - at], up[k - at] = buffers.outputs[GATE, 0, active[k]], buffers.outputs[UP, 0, active[k]]
-        add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[SCALES], h[k - at :])
-        add_low(arena, linears, places[UP], active, k, k + 1, spread, own[SCALES], up[k - at :])
+        add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[X_SCALES], h[k - at :])
+        add_low(arena, linears, places[UP], active, k, k + 1, spread, own[X_SCALES], up[k - at :])
     activate(sizes.activation, h, stop - at)
     for k in range(at, stop):
         masked[active[k]] = h[k - at] * up[k - at]

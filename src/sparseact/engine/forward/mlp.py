@@ -34,9 +34,9 @@ from sparseact.engine.forward.state import (
     PREDICTOR_DOWN,
     PREDICTOR_UP,
     ROWS,
-    SCALES,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -167,8 +167,8 @@ def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Bu
 def _project_rows(i: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
     """y[k] = what linear `i` puts out for the k-th of the neurons in `ACTIVE`."""
     own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, SUMS]
-    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[SCALES], sums, y)
+    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, X_SUMS]
+    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[X_SCALES], sums, y)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
         for k in range(count):
