@@ -26,7 +26,11 @@ from sparseact.bench.shapes import shape_of
 from sparseact.models.architecture import Architecture
 from sparseact.utils.files import write_atomically
 
-LOOKS = {"gate": ("#E0670A", "o", "the gate decides"), "inputs": ("#0086E3", "s", "inputs of all linears")}
+LOOKS = {
+    "gate": ("#E0670A", "o", "the gate decides"),
+    "guess": ("#3A8F3A", "^", "a guess by half the bits"),
+    "inputs": ("#0086E3", "s", "inputs of all linears"),
+}
 KERNELS = {"q8": "q8", "q4": "q4m", "bf16": "bf16", "f32": "f32"}
 
 
@@ -64,7 +68,7 @@ def main() -> None:
     with write_atomically(options.out / f"{options.shape}.png") as path:
         figure.savefig(path, dpi=110)
     print(table(rows, promised))
-    for rule in LOOKS:
+    for rule in dict.fromkeys(row["rule"] for row in rows if row["rule"]):
         print(f"{rule}: pays below a density of {pays_below(speed_ups(rows, rule))}")
 
 
@@ -118,12 +122,11 @@ def pays_below(ratios: Mapping[float, float]) -> float | None:
 
 def table(rows: list[dict[str, Any]], promised: Mapping[float, float]) -> str:
     """Markdown: a line for each density."""
-    lines = [
-        "| density | " + " | ".join(look[2] for look in LOOKS.values()) + " | promised by the kernels |",
-        "|---|---|---|---|",
-    ]
+    rules = [rule for rule in LOOKS if any(row["rule"] == rule for row in rows)]  # not all run at every type
+    heads = ["density", *(LOOKS[rule][2] for rule in rules), "promised by the kernels"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for density in sorted(promised, reverse=True):
-        found = [row for rule in LOOKS for row in rows if (row["rule"], row["density"]) == (rule, density)]
+        found = [row for rule in rules for row in rows if (row["rule"], row["density"]) == (rule, density)]
         cells = [f"{row['ratio_to_dense']:.2f} [{low:.2f}, {high:.2f}], {row['bytes_per_token'] / 1e6:.0f} MB"
                  for row in found for low, high in [row["spread"]["ratio_to_dense"]]]  # fmt: skip
         lines.append(f"| {density:g} | {' | '.join(cells)} | {promised[density]:.2f} |")
@@ -136,6 +139,8 @@ def draw(
     """Speed-up against density; bars are the least and the most of the rounds."""
     for rule, (colour, marker, label) in LOOKS.items():
         points = sorted((row for row in rows if row["rule"] == rule), key=lambda row: row["density"])
+        if not points:
+            continue
         middle = [row["ratio_to_dense"] for row in points]
         ends = np.array([row["spread"]["ratio_to_dense"] for row in points]).T
         bars = np.abs(ends - middle)

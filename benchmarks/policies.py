@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import sparseact as sa
-from sparseact.calibration.own_text import write_text
+from sparseact.calibration.own_answers import write_text
 from sparseact.data import load_text
 from sparseact.errors import InputError
 from sparseact.evaluation import evaluate

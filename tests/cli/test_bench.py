@@ -104,7 +104,7 @@ def test_a_shape_is_measured_dense_and_by_every_rule_without_a_perplexity(capsys
     monkeypatch.setattr(session, "Bandwidth", partial(session.Bandwidth, size=2**20))
     assert bench_shape("--density", "0.25", "--json") == 0
     rows = {row["rule"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows.keys() == {None, "gate", "inputs"}
+    assert rows.keys() == {None, "gate", "guess", "inputs"}
     assert all(row.keys() >= PROMISED for row in rows.values())
     assert {row["perplexity"] for row in rows.values()} == {None}
     assert {row["density"] for name, row in rows.items() if name} == {0.25}

@@ -14,12 +14,13 @@ from sparseact.data import builtin_questions
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.evaluation import evaluate
 from sparseact.feasibility import check, outlook
-from sparseact.feasibility.candidates import at_level, gate_gates, oracle_gates
+from sparseact.feasibility.candidates import at_level, calibrate_all, of_policy, oracle_gates
 from sparseact.feasibility.losses import Loss, Ruler
 from sparseact.feasibility.outlook import verdict
 from sparseact.feasibility.report import as_text
-from sparseact.feasibility.speed import Speed, speed_of
+from sparseact.feasibility.speed import Speed, speeds_of
 from sparseact.feasibility.training import in_words, tokens_needed
+from sparseact.policies import CHESS, LeadingBits, SparseAct
 from sparseact.testing import tiny_model, tiny_tokenizer
 
 TEXT = "".join(row["question"] + "\n" for row in builtin_questions())
@@ -68,14 +69,27 @@ def test_a_dense_recipe_loses_nothing_and_more_off_loses_more(model):
     assert ruler.loss(at_level(model, gates, 0.0)) == Loss(1.0, 0.0)
     kl = [ruler.loss(at_level(model, gates, off)).kl for off in (0.2, 0.5, 0.8)]
     assert 0 < kl[0] < kl[1] < kl[2]
-    rule = [ruler.loss(at_level(model, gate_gates(model, tiny_tokenizer(), TEXT), off)).kl for off in (0.5, 0.8)]
+    calibration = calibrate_all(model, tiny_tokenizer(), TEXT)
+    rule = [ruler.loss(of_policy(CHESS(off), calibration)).kl for off in (0.5, 0.8)]
     assert rule[0] > kl[1]  # no rule beats the oracle
     assert rule[1] > kl[2]
 
 
+@pytest.mark.parametrize("policy", [CHESS(0.5), LeadingBits(0.6), SparseAct(0.4)])
+def test_a_recipe_without_fits_has_the_budget_of_the_policys_own_calibration(model, policy):
+    tokenizer = tiny_tokenizer()
+    ours = of_policy(policy, calibrate_all(model, tokenizer, TEXT))
+    theirs = policy.calibrate(model, tokenizer, TEXT)
+    levels = {gate.site.module: gate.selector.sparsity for gate in ours.gates}
+    assert levels == pytest.approx(theirs.meta["levels"], abs=1e-4)
+    for mine, other in zip(ours.gates, theirs.gates, strict=True):
+        for name, values in other.tensors().items():
+            torch.testing.assert_close(torch.as_tensor(mine.tensors()[name]), torch.as_tensor(values))
+
+
 def test_tokens_of_training_pass_through_the_measured_points():
-    assert tokens_needed(1.221, 1.066) == pytest.approx(41_000, rel=1e-6)
-    assert tokens_needed(1.221, 1.051) == pytest.approx(82_000, rel=1e-6)
+    assert tokens_needed(1.084, 1.041) == pytest.approx(369_000, rel=1e-6)
+    assert tokens_needed(1.221, 1.066) / tokens_needed(1.221, 1.051) == pytest.approx(1 / 2, rel=1e-6)
     assert tokens_needed(1.02, 1.03) == 0
     assert tokens_needed(2.0, 1.03) > tokens_needed(1.2, 1.03) > tokens_needed(1.2, 1.05) > 0
 
@@ -84,22 +98,34 @@ def test_tokens_of_training_pass_through_the_measured_points():
     ("tokens", "words"),
     [
         (0.0, "none"),
-        (268_953.9, "270,000"),
-        (999_999.0, "1.0 million"),
-        (1.26e6, "1.3 million"),
-        (2.34e8, "230 million"),
+        (268_953.9, "300,000"),
+        (999_999.0, "1 million"),
+        (1.26e6, "1 million"),
+        (2.34e8, "200 million"),
     ],
 )
 def test_tokens_in_words(tokens, words):
     assert in_words(tokens) == words
 
 
+def shape(layers):
+    return replace(shape_of("smollm2-135m"), layers=layers, windows=(0,) * layers, layer_frequencies=(0,) * layers)
+
+
 def test_a_speed_is_of_the_bytes_that_the_rule_leaves():
-    found = speed_of(shape_of("smollm2-135m"), "gate", 0.2, threads=1, rounds=1)
-    assert found.ratio.count == 1
-    assert found.ratio.median > 0.1
-    mlp = 30 * 3 * 576 * 1536 * 34 / 32
-    assert found.bytes_dense - found.bytes == pytest.approx(2 / 3 * 0.8 * mlp, rel=0.05)
+    wanted = [("gate", 0.2), ("guess", 0.2)]
+    found = speeds_of(shape(2), wanted, threads=1, rounds=1)
+    assert list(found) == wanted
+    mlp = 2 * 3 * 576 * 1536 * 34 / 32
+    for (rule, _), speed in found.items():
+        assert speed.ratio.count == 1
+        assert speed.ratio.median > 0.1
+        share = {"gate": 2 / 3, "guess": 2 / 3 * 16 / 34 + 1 / 3}[rule]  # half of the codes of gate and up, and down
+        assert speed.bytes_dense - speed.bytes == pytest.approx(0.8 * share * mlp, rel=0.1)
+
+
+def test_a_guess_by_half_the_bits_has_no_speed_at_other_types():
+    assert speeds_of(shape(1), [("guess", 0.5)], dtype="f32", threads=1) == {}
 
 
 def speed(ratio):
@@ -107,7 +133,7 @@ def speed(ratio):
 
 
 @pytest.mark.parametrize(
-    ("gate", "inputs", "ratios", "said"),
+    ("guess", "inputs", "ratios", "said"),
     [
         (
             1.5,
@@ -115,24 +141,29 @@ def speed(ratio):
             (0.9, 0.8),
             "not worth it on this machine: no rule is faster than the dense engine (the best is x0.90)",
         ),
-        (1.02, 1.2, (1.3, 1.1), "worth it as it is: chess at 50% is x1.30"),
+        (1.02, 1.2, (1.3, 1.1), "worth it as it is: leading-bits at 50% is x1.30"),
         (1.2, 1.01, (1.3, 1.1), "worth it as it is: sparseact at 40% is x1.10"),
-        (1.2, 1.2, (1.3, 1.1), "worth training: 50% of the neurons off are x1.30 as fast, and about 270,000 tokens"),
+        (1.1, 1.2, (1.3, 1.1), "worth training: leading-bits at 50% is x1.30 as fast, and in the order of 1 million"),
         (9.0, 1.2, (1.3, 1.1), "not worth it: what is faster here costs too much"),
         (1.01, 1.01, (), "unknown: no speed"),
     ],
 )
-def test_the_verdict_follows_from_the_numbers(gate, inputs, ratios, said):
-    speeds = {rule: speed(ratio) for rule, ratio in zip([("gate", 0.5), ("inputs", 0.4)], ratios, strict=False)}
-    training = {0.5: tokens_needed(gate, 1.03)}
-    assert verdict({0.5: Loss(gate, 0.1)}, Loss(inputs, 0.1), speeds, training, 1.03).startswith(said)
+def test_the_verdict_follows_from_the_numbers(guess, inputs, ratios, said):
+    tried = [("guess", 0.5), ("inputs", 0.4)]
+    speeds = {rule: speed(ratio) for rule, ratio in zip(tried, ratios, strict=False)}
+    rules = {rule: Loss(factor, 0.1) for rule, factor in zip(tried, (guess, inputs), strict=True)}
+    assert verdict(rules, speeds, {tried[0]: tokens_needed(guess, 1.03)}, 1.03).startswith(said)
 
 
 def test_the_whole_check_on_a_tiny_model_is_one_screen(found):
     text = as_text(found, model="tiny", dtype="f32", threads=1)
     assert len(found.oracle_layers) == 3
     assert list(found.oracle) == [0.5, 0.7, 0.8]
-    assert set(found.speed) == {("gate", 0.5), ("gate", 0.7), ("gate", 0.8), ("inputs", 0.4)}
+    assert set(found.rules) == {
+        *((rule, off) for rule in ("gate", "guess") for off in (0.5, 0.7, 0.8)),
+        ("inputs", 0.4),
+    }
+    assert set(found.speed) == {("gate", 0.5), ("gate", 0.7), ("gate", 0.8), ("inputs", 0.4)}  # float32 has no planes
     assert text.count("ORACLE") == 2
     assert "Verdict: " in text
     assert len(text.splitlines()) <= 40
@@ -173,8 +204,8 @@ def test_the_command_gives_json(tmp_path, tiny_gguf, capsys, monkeypatch):
     arguments = ["check", str(tiny_gguf), "--text", str(tmp_path / "a.txt"), "--tokens", "128", "--threads", "1"]
     assert main([*arguments, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record.keys() >= {"oracle", "oracle_layers", "gate", "inputs", "speed", "training", "verdict", "device"}
+    assert record.keys() >= {"oracle", "oracle_layers", "rules", "speed", "training", "verdict", "device"}
     assert math.isfinite(record["oracle"]["0.5"]["factor"])
-    assert record["speed"].keys() == {"gate 0.5", "inputs 0.4"}
+    assert record["rules"].keys() == record["speed"].keys() == {"gate 0.5", "guess 0.5", "inputs 0.4"}
     assert main([*arguments, "--max-perplexity-increase", "0"]) == USERS_MISTAKE
     assert "--max-perplexity-increase: 0 is not above 0" in capsys.readouterr().err.splitlines()[-1]

@@ -1,11 +1,10 @@
 """GRIFFIN's heads: what is chosen, what it saves, and batches, against slow references."""
 
 import math
-import random
-from functools import cache
 
 import pytest
 import torch
+from tiny_mlps import held_out_ids, letters, model_of
 from transformers.pytorch_utils import Conv1D
 
 from sparseact.errors import InputError
@@ -14,20 +13,6 @@ from sparseact.masked.decoding import decode_greedily, pad_left, prefill
 from sparseact.policies import POLICIES
 from sparseact.sites import capture, dissect, find_sites, weight_bytes
 from sparseact.testing import tiny_model, tiny_tokenizer
-
-
-def _letters(seed: int, count: int = 2600) -> str:
-    letters = random.Random(seed)
-    return "".join(letters.choice("abcdefghijklmnopqrstuvwxyz ,.") for _ in range(count))
-
-
-def _held_out_ids(rows: int, width: int) -> torch.Tensor:
-    return tiny_tokenizer()(_letters(1), return_tensors="pt").input_ids[0, : rows * width].view(rows, width)
-
-
-@cache
-def _model(family: str):
-    return tiny_model(family)
 
 
 def _heads_off(site, z):
@@ -52,11 +37,11 @@ def _only_theirs(model, family, site, head):
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "opt", "gpt2", "gpt-neox"])
 def test_what_heads_that_are_off_save_is_not_needed(family):
     """Noise in the weights that are not read changes nothing, and they are as many bytes as are counted."""
-    model, sites = tiny_model(family), find_sites(_model(family), "heads")
-    recipe = POLICIES["griffin"](sparsity=0.5, heads=1.0).calibrate(model, tiny_tokenizer(), _letters(0))
+    model, sites = tiny_model(family), find_sites(model_of(family), "heads")
+    recipe = POLICIES["griffin"](sparsity=0.5, heads=1.0).calibrate(model, tiny_tokenizer(), letters(0))
     gates = [gate for gate in recipe.gates if gate.site.kind == "heads"]
     assert [gate.site for gate in gates] == sites
-    prompt, label = _held_out_ids(1, 30).split([18, 12], dim=1)
+    prompt, label = held_out_ids(1, 30).split([18, 12], dim=1)
 
     def decode():
         start = prefill(model, torch.cat([prompt, label[:, :1]], dim=1))
@@ -87,9 +72,9 @@ def test_what_heads_that_are_off_save_is_not_needed(family):
 
 
 def test_heads_in_a_padded_batch_are_those_of_each_text_alone():
-    model = _model("llama")
-    recipe = POLICIES["griffin"](sparsity=0.5, heads=0.5).calibrate(model, tiny_tokenizer(), _letters(0))
-    prompts = [_held_out_ids(1, width) for width in (25, 7, 14)]
+    model = model_of("llama")
+    recipe = POLICIES["griffin"](sparsity=0.5, heads=0.5).calibrate(model, tiny_tokenizer(), letters(0))
+    prompts = [held_out_ids(1, width) for width in (25, 7, 14)]
     with recipe(model):
         together = decode_greedily(model, prefill(model, *pad_left(prompts, 0)), 16, frozenset())
     for prompt, text in zip(prompts, together, strict=True):
@@ -101,4 +86,4 @@ def test_heads_in_a_padded_batch_are_those_of_each_text_alone():
 @pytest.mark.parametrize("heads", [-0.5, 1.5, math.nan])
 def test_a_share_of_heads_out_of_range_is_refused(heads):
     with pytest.raises(InputError, match=r"^heads: .* is not between 0 and 1$"):
-        POLICIES["griffin"](sparsity=0.5, heads=heads).calibrate(_model("llama"), tiny_tokenizer(), _letters(0))
+        POLICIES["griffin"](sparsity=0.5, heads=heads).calibrate(model_of("llama"), tiny_tokenizer(), letters(0))

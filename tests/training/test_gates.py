@@ -166,7 +166,7 @@ def test_masks_are_on_and_steered_inside_the_trainer_of_transformers(tmp_path, t
     assert gates.numbers() != numbers
     assert all(not torch.equal(constants[name], held) for name, held in gates.constants.items())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
-    recipe = gates.recipe(model, tiny_tokenizer(), text_file.read_text(), windows, {})
+    recipe = gates.recipe(model, windows, {})
     with torch.no_grad(), recipe(model) as density:
         model(windows)
     assert density.achieved() == pytest.approx(0.6, abs=0.05)

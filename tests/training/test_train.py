@@ -103,7 +103,7 @@ def test_the_page_fetches_nothing_and_says_what_was_not_done(tmp_path, text_file
     page = (tmp_path / "report.html").read_text()
     assert "No dense twin was trained" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert page.count("<svg") == 2
+    assert page.count("<picture>") == 2
 
 
 def test_adapters_are_merged_and_the_dense_model_stays_what_it_was(tmp_path, text_file):
@@ -275,3 +275,9 @@ def test_every_policy_but_those_of_the_prompt_can_be_trained():
     assert {"dense", "cats", "teal", "first-look"} <= set(methods())
     assert "griffin" not in methods()
     assert replace(Options(), method="teal").steps == 97
+
+
+def test_a_long_run_learns_at_half_the_rate_unless_one_is_given():
+    assert Options().record()["lr"] == Options(tokens=100_000).learning_rate == 2e-4
+    assert Options(tokens=100_001).record()["lr"] == 1e-4
+    assert Options(tokens=10**6, lr=3e-4).learning_rate == 3e-4

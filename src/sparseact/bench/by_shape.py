@@ -13,7 +13,7 @@ from typing import Any
 
 from sparseact.bench.energy import open_meter
 from sparseact.bench.random_weights import check_memory, random_weights
-from sparseact.bench.rules import RULES, rule_gates
+from sparseact.bench.rules import rule_gates, rules_at
 from sparseact.bench.runner import Runner
 from sparseact.bench.session import Row, Work, first_use, time_all
 from sparseact.bench.shapes import shape_of
@@ -39,7 +39,7 @@ def measure_shape(
 ) -> Group:
     """Time the dense engine and every rule at every density, in turn, on weights drawn at random.
 
-    At one density after the other: the dense engine, and each rule of `RULES`, all in processes of their own.
+    At one density after the other: the dense engine, and each rule of `rules_at`, all in processes of their own.
 
     Args:
         shape: a name of `SHAPES`.
@@ -85,7 +85,7 @@ def measure_shape(
             dense = start(all_densities, dtype)
             for place, density in enumerate(dict.fromkeys(densities)):
                 with ExitStack() as stack:
-                    runners = [dense, *(start(stack, dtype, rule, density) for rule in RULES)]
+                    runners = [dense, *(start(stack, dtype, rule, density) for rule in rules_at(dtype))]
                     time_all(runners, work, threads, range(place * rounds, (place + 1) * rounds), seed, record)
     (group,) = summarise(rows, disturbed=True)
     return group
@@ -95,10 +95,11 @@ def _check(architecture: Architecture, densities: Sequence[float], dtypes: Seque
     """Say what cannot be measured before anything is."""
     if tokens >= architecture.context:
         raise InputError(f"tokens: a prompt and {tokens} tokens are more than the shape's {architecture.context}")
-    for dtype, rule, density in product(dtypes, RULES, densities):
-        rule_gates(architecture, rule, density)
+    for dtype, density in product(dtypes, densities):
         random_weights(architecture, dtype)
-        check_memory(architecture, dtype, 1 + len(RULES))
+        for rule in rules_at(dtype):
+            rule_gates(architecture, rule, density)
+        check_memory(architecture, dtype, 1 + len(rules_at(dtype)))
 
 
 def _first(runner: Runner, work: Work) -> dict[str, Any]:

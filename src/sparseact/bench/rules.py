@@ -1,6 +1,7 @@
 """Recipes that need no calibration: what the rules cost in time when they switch off a given share.
 
     gate    score = |act(gate)|: rows of up and columns of down are read for what is on (CATS)
+    guess   score = |act(gate) * up| by half of their bits; the rest and down are read for what is on (leading-bits)
     inputs  score = |x|: columns of all linears of the blocks (TEAL)
 
 A threshold per linear, as published. It is the quantile of the scores of tokens drawn at random, in the model whose
@@ -31,6 +32,9 @@ from sparseact.recipes.site import Site, UnitKind
 
 FITTED: Final = 64
 """Tokens that thresholds are fitted to."""
+
+PLANE_BITS: Final = 4
+"""Of the 8 of a weight that a guess reads."""
 
 
 def rule_recipe(weights: Weights, rule: str, density: float, *, dtype: str = "q8") -> Recipe:
@@ -77,25 +81,43 @@ class _Fit(Engine):
     def _mask(self, product: Product, name: str, x: Floats, outputs: Mapping[str, Floats], start: int) -> Floats:
         if name not in self._gatings:
             return x
-        scores = self._gatings[name].scores(x, outputs, self.architecture.activation)
+        # This engine is dense and has no planes: what gate and up put out stands for what half of their bits say.
+        scores = self._gatings[name].scores(x, outputs, self.architecture.activation, outputs.__getitem__)
         self.thresholds[name] = float(np.quantile(scores[1:], self._off))
         return np.where(scores > self.thresholds[name], x, np.float32(0))
 
 
 def _by_gate(architecture: Architecture) -> list[Gate]:
-    if not architecture.gated:
-        raise UnsupportedModelError(f"model: a {architecture.family} has no gate that could decide about its neurons")
-    modules = transformers_naming(architecture.family).modules
-    fused = 2 if modules["gate"] == modules["up"] else 1
-    activation = architecture.activation.name.lower()
     return [
-        Gate(
-            _site(architecture, "mlp", layer, "down"),
-            Threshold(0.0),
-            Signal("output", modules["gate"].format(layer), (0, fused), activation),
+        Gate(_site(architecture, "mlp", layer, "down"), Threshold(0.0), _signal(architecture, layer, "gate"))
+        for layer in range(architecture.layers)
+    ]
+
+
+def _by_guess(architecture: Architecture) -> list[Gate]:
+    signals = [
+        replace(
+            _signal(architecture, layer, "gate"),
+            reads="guessed",
+            bits=PLANE_BITS,
+            times=_signal(architecture, layer, "up"),
         )
         for layer in range(architecture.layers)
     ]
+    return [
+        Gate(_site(architecture, "mlp", layer, "down"), Threshold(0.0), signal) for layer, signal in enumerate(signals)
+    ]
+
+
+def _signal(architecture: Architecture, layer: int, part: str) -> Signal:
+    """What gate, activated, or up puts out."""
+    if not architecture.gated:
+        raise UnsupportedModelError(f"model: a {architecture.family} has no gate that could decide about its neurons")
+    modules = transformers_naming(architecture.family).modules
+    fused = modules["gate"] == modules["up"]
+    index = 1 if fused and part == "up" else 0
+    activation = architecture.activation.name.lower() if part == "gate" else ""
+    return Signal("output", modules[part].format(layer), (index, 1 + fused), activation)
 
 
 def _by_inputs(architecture: Architecture) -> list[Gate]:
@@ -115,4 +137,13 @@ def _site(architecture: Architecture, kind: UnitKind, layer: int, part: str) -> 
     return Site(layer, kind, f"layers.{layer}", module, architecture.shapes_of_layer()[part][1], 1, 0.0)
 
 
-RULES: Final[dict[str, Callable[[Architecture], list[Gate]]]] = {"gate": _by_gate, "inputs": _by_inputs}
+RULES: Final[dict[str, Callable[[Architecture], list[Gate]]]] = {
+    "gate": _by_gate,
+    "guess": _by_guess,
+    "inputs": _by_inputs,
+}
+
+
+def rules_at(dtype: str) -> list[str]:
+    """Those of `RULES` that the engine runs at a type: planes are made of q8."""
+    return [rule for rule in RULES if rule != "guess" or dtype == "q8"]

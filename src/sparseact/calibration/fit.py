@@ -56,13 +56,23 @@ def read_text(
 
 
 def fit_gates(
-    model: PreTrainedModel, gates: Sequence[Gate], levels: Mapping[Site, float], windows: Tensor, phases: Phases
+    model: PreTrainedModel,
+    gates: Sequence[Gate],
+    levels: Mapping[Site, float],
+    windows: Tensor,
+    phases: Phases,
+    *,
+    nearly: bool = False,
 ) -> list[Gate]:
-    """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores."""
+    """Fit every selector to its site's level, on the dense model and then on the sparse model's own scores.
+
+    Args:
+        nearly: the selectors are near their levels already, so that one pass of the sparse model is enough.
+    """
     fitted, phases = list(gates), replace(phases, prefill=True)  # the windows stand for tokens that are decoded
     if not any(gate.selector.reads_scores for gate in gates):
         return [replace(gate, selector=fit(gate.selector, NO_SCORES, levels[gate.site])) for gate in gates]
-    for round_ in range(1 + REFITS):
+    for round_ in range(REFITS if nearly else 0, 1 + REFITS):
         scores = observe_scores(model, fitted, windows, phases, masked=round_ > 0)
         fitted = [replace(gate, selector=fit(gate.selector, scores[gate.site], levels[gate.site])) for gate in fitted]
     return fitted

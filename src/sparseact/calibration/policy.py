@@ -103,6 +103,11 @@ class GatePolicy(ABC):
         """Whether `fill` or `budget` look at gradients."""
         return False
 
+    @property
+    def fill_needs_gradient(self) -> bool:
+        """Whether `fill` alone does."""
+        return self.needs_gradient
+
     def fill(self, gates: list[Gate], calibration: Calibration) -> list[Gate]:
         """The gates with what the text says of them."""
         return gates
@@ -110,6 +115,24 @@ class GatePolicy(ABC):
     def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
         """Sparsity by site, such that together they save the share `target` of the bytes; the same everywhere here."""
         return uniform(gates, calibration.sample, target)
+
+    def filled(self, model: PreTrainedModel, windows: Tensor) -> tuple[list[Gate], dict[str, Any]]:
+        """The gates with all but their selectors, by windows [n, tokens], and the notes; the budget is known."""
+        calibration = self._calibration(model, windows, gradient=self.fill_needs_gradient)
+        return self.fill(self.gates(model), calibration), calibration.notes
+
+    def levelled(self, calibration: Calibration) -> tuple[list[Gate], dict[Site, float]]:
+        """The gates with all but their selectors, and the sparsity of each site, without a pass of the model.
+
+        Raises:
+            InputError: what the gates read themselves is more than the sparsity saves.
+        """
+        model = calibration.model
+        gates = self.fill(self.gates(model), calibration)
+        if not self.sparsity:
+            return gates, dict.fromkeys((gate.site for gate in gates), 0.0)
+        gross = gross_sparsity(gates, self.sparsity, model.dtype.itemsize)
+        return gates, self.budget(gates, calibration, gross)
 
     def calibrate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> Recipe:
         """The recipe for a model, fitted to a text.
@@ -123,15 +146,10 @@ class GatePolicy(ABC):
         if not 0 <= self.sparsity <= 1:
             raise InputError(f"sparsity: {self.sparsity} is not between 0 and 1")
         read = read_text(model, tokenizer, text)
-        gates = self.gates(model)
-        sites = [gate.site for gate in gates]
-        sample = take_sample(model, [*sites, *self.reads(model)], read.windows, gradient=self.needs_gradient)
-        calibration = Calibration(model, read.windows, sample)
-        gates = self.fill(gates, calibration)
-        levels, notes = dict.fromkeys(sites, 0.0), calibration.notes
-        if self.sparsity:
-            levels = self.budget(gates, calibration, gross_sparsity(gates, self.sparsity, model.dtype.itemsize))
-        del sample, calibration  # the largest thing here; what the gates need of it is in them
+        calibration = self._calibration(model, read.windows, gradient=self.needs_gradient)
+        gates, levels = self.levelled(calibration)
+        notes = calibration.notes
+        del calibration  # its sample is the largest thing here; what the gates need of it is in them
         fitted = fit_gates(model, gates, levels, read.windows, self.phases)
         meta = {
             "calibration": read.meta,
@@ -143,3 +161,7 @@ class GatePolicy(ABC):
             **notes,
         }
         return Recipe(self.name, self.sparsity, tuple(fitted), self.phases, fingerprint_of(model, fitted), meta)
+
+    def _calibration(self, model: PreTrainedModel, windows: Tensor, *, gradient: bool) -> Calibration:
+        sites = [*(gate.site for gate in self.gates(model)), *self.reads(model)]
+        return Calibration(model, windows, take_sample(model, sites, windows, gradient=gradient))

@@ -19,8 +19,9 @@ def check(
     """Say in two minutes whether sparse activation is worth it for a model on this machine.
 
     Measured are a ceiling (an oracle that knows the neurons exactly, at 50, 70 and 80% off and by layer), what
-    two calibrated rules keep, and the engine's speed at these shares. The tokens of training that it would take
-    are extrapolated. Two minutes are for 135 million weights; larger models take longer in proportion.
+    three calibrated rules keep, and the engine's speed at these shares. The tokens of training that it would take
+    are an extrapolated order of magnitude. Two minutes are for 135 million weights; larger models take longer in
+    proportion.
 
     Examples: sparseact check smollm2; sparseact check Qwen/Qwen3-0.6B --text wiki.txt
 
@@ -29,7 +30,7 @@ def check(
         text: A txt, csv, jsonl or parquet file: its first half calibrates, its second half measures. By default
             the model's own answers to the built-in questions.
         max_perplexity_increase: What may be lost, such as 3%.
-        tokens: Tokens of the text to measure on; layers alone are measured on half of them.
+        tokens: Tokens of the text to measure on; layers alone are measured on 128.
         dtype: Type of the weights of the engine whose speed is measured: q8, q4, bf16 or f32.
     """
     with shared.session():
@@ -43,7 +44,7 @@ def check(
         read = load_text(text) if text is not None else None
         language_model, tokenizer = load(model, device=shared.device)
         if read is None:
-            read = write_text(language_model, tokenizer, tokens=3 * tokens + 256, seed=shared.seed)
+            read = write_text(language_model, tokenizer, tokens=2 * tokens + 256, seed=shared.seed)
         threads = shared.threads or usable_cores()
         outlook = check(
             language_model,

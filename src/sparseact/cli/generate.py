@@ -71,6 +71,7 @@ def generate(
     with shared.session(with_torch=False), _interruptible(show):
         from sparseact.generation.answer import answer
         from sparseact.generation.sampling import Sampling
+        from sparseact.utils.progress import say
 
         found = answer(
             model,
@@ -88,7 +89,7 @@ def generate(
             lossless=lossless,
             against_dense=against_dense,
             on_text=show,
-            say=lambda line: sys.stderr.write(f"sparseact: {line}\n"),
+            say=say,
         )
     show("\n")
     sys.stderr.write(summary(found))

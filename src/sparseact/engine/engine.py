@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sparseact.engine.counters import Usage
 from sparseact.engine.forward.entries import run
 from sparseact.engine.forward.model import Model
-from sparseact.engine.forward.planes import guess_by_high_plane
+from sparseact.engine.forward.planes import HighPlanes
 from sparseact.engine.forward.prefill import Cache, Forward, Product
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import PromptScores
@@ -92,9 +92,10 @@ class Engine:
         size = self.architecture.head_dim
         self._cache = Cache(_numbers(buffers.keys)[..., :size], _numbers(buffers.values)[..., :size])
         self._vectors = _vectors(self._model, self.architecture)
+        self._high_planes = HighPlanes(self._model)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         self._units_are_chosen = False  # by the prompt, and all copied
-        self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
+        self._pending: int | None = None  # by `greedy`, part of the text, not run yet
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
         self._speculation = Speculation(sizes, tables, buffers) if lossless else None
@@ -149,7 +150,7 @@ class Engine:
     @property
     def position(self) -> int:
         """Tokens of the text so far."""
-        return self._cache.length + (self._chosen is not None)
+        return self._cache.length + (self._pending is not None)
 
     def prefill(self, ids: Sequence[int] | Array) -> Floats:
         """Add tokens to the text, all at once.
@@ -168,7 +169,7 @@ class Engine:
         """
         tokens = checked_tokens(ids, self.architecture.vocabulary)
         self._need_room(len(tokens))
-        self._run_chosen()
+        self._run_pending()
         choosing = self._by_prompt and (len(tokens) > 1 or not self._cache.length)
         if self._by_prompt and not choosing and not self.lossless:
             return self.step(int(tokens[0]))
@@ -200,7 +201,7 @@ class Engine:
         if self._by_prompt and self.position == 0 and not self.lossless:
             return self.prefill([wanted])
         self._need_room(1)
-        self._run_chosen()
+        self._run_pending()
         self._run(wanted)
         if self._speculation is not None:
             return self._speculation.logits(self.architecture.vocabulary)
@@ -221,13 +222,13 @@ class Engine:
         self._need_room(checked("n", n, n, 0, None))
         found: list[int] = []
         while len(found) < n and not (found and found[-1] in stop):
-            self._chosen = self._next()
-            found.append(self._chosen)
+            self._pending = self._next()
+            found.append(self._pending)
         return found
 
     def reset(self) -> None:
         """Begin a new text, and count anew."""
-        self._chosen, self._known = None, []
+        self._pending, self._known = None, []
         self._units_are_chosen = False
         self._cache.length = 0
         self._usage.reset()
@@ -293,21 +294,21 @@ class Engine:
 
     def _next(self) -> int:
         """The likeliest token, with the chosen one run before."""
-        if self._speculation is None or self._chosen is None:
-            self._run_chosen()
+        if self._speculation is None or self._pending is None:
+            self._run_pending()
             return int(self._buffers.control[FOUND])
         if not self._known:
             most = self.context - self._cache.length - 1
             before = self._speculation.drafted
-            self._known = self._speculation.tokens_after(self._chosen, self._cache.length, most, self._team)
+            self._known = self._speculation.tokens_after(self._pending, self._cache.length, most, self._team)
             self._usage.add_drafts(self._speculation.drafted - before)
         self._cache.length += 1
         return self._known.pop(0)
 
-    def _run_chosen(self) -> None:
+    def _run_pending(self) -> None:
         """Run the token that `greedy` left."""
-        if self._chosen is not None:
-            token, self._chosen = self._chosen, None
+        if self._pending is not None:
+            token, self._pending = self._pending, None
             if self._known:  # it was run with others
                 self._cache.length += 1
                 self._known = []
@@ -369,9 +370,8 @@ class Engine:
     def _guess(self, product: Product, layer: str, outputs: Mapping[str, Floats], part: str) -> Floats:
         """What gate or up of a layer put out by their high planes."""
         name = f"{layer}.{part}"
-        return guess_by_high_plane(self._model, product, name, outputs["mlp"]) + self._vectors.get(
-            f"{name}.bias", np.float32(0)
-        )
+        guess = self._high_planes.guess(product, name, outputs["mlp"])
+        return guess + self._vectors.get(f"{name}.bias", np.float32(0))
 
 
 def _vectors(model: Model, architecture: Architecture) -> dict[str, Floats]:

@@ -45,13 +45,21 @@ class Ruler:
         perplexity: of the dense model.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, tokens: int) -> None:
-        """Read about `tokens` tokens of the text, in windows of 256 (or the model's own) spread evenly.
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        text: str,
+        *,
+        tokens: int,
+        context: int = CONTEXT,
+    ) -> None:
+        """Read about `tokens` tokens of the text, in windows of `context` (or the model's own) spread evenly.
 
         Raises:
             InputError: the text has fewer than 100 tokens.
         """
-        context, stride = check_sizes(model, CONTEXT, None, "prefill")
+        context, stride = check_sizes(model, context, None, "prefill")
         limit = max(1, tokens // context)
         self.windows = cut_text(tokenizer, text, context=context, stride=stride, limit=limit)
         self.tokens = sum(len(window.ids) - window.first for window in self.windows)
@@ -60,20 +68,20 @@ class Ruler:
         self.model = model
         with torch.no_grad(), evaluation_mode(model):
             self.dense = [list(read_together(model, window)) for window in self.windows]
-        totals = torch.stack([self._sums(window, dense, dense) for window, dense in self._pairs(len(self.windows))])
+        totals = torch.stack([self._sums(window, dense, dense) for window, dense in self._pairs()])
         self.perplexity = math.exp(float(totals[:, 0].sum() / self.tokens))
 
-    def loss(self, recipe: Recipe, *, windows: int | None = None) -> Loss:
-        """What a recipe costs on the first of the windows, by default on all."""
+    def loss(self, recipe: Recipe) -> Loss:
+        """What a recipe costs."""
         totals = torch.zeros(5, dtype=torch.float64)
         with torch.no_grad(), evaluation_mode(self.model), recipe(self.model):
-            for window, dense in self._pairs(windows or len(self.windows)):
+            for window, dense in self._pairs():
                 totals += self._sums(window, list(read_together(self.model, window)), dense)
         nll, nll_dense, kl, _, tokens = totals.tolist()
         return Loss(math.exp((nll - nll_dense) / tokens), kl / tokens)
 
-    def _pairs(self, count: int) -> Iterator[tuple[Window, list[Tensor]]]:
-        return zip(self.windows[:count], self.dense[:count], strict=True)
+    def _pairs(self) -> Iterator[tuple[Window, list[Tensor]]]:
+        return zip(self.windows, self.dense, strict=True)
 
     def _sums(self, window: Window, sparse: list[Tensor], dense: list[Tensor]) -> Tensor:
         label = torch.tensor(window.ids[window.first :], device=self.model.device)

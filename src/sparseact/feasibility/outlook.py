@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
 
 from sparseact.errors import InputError, UnsupportedModelError
-from sparseact.feasibility.candidates import at_level, gate_gates, oracle_gates
+from sparseact.feasibility.candidates import POLICIES, at_level, calibrate_all, of_policy, oracle_gates
 from sparseact.feasibility.losses import Loss, Ruler
-from sparseact.feasibility.speed import Speed, speed_of
+from sparseact.feasibility.speed import Speed, speeds_of
 from sparseact.feasibility.training import in_words, tokens_needed
 from sparseact.models.weights import open_weights
-from sparseact.policies.sparseact import SparseAct
+from sparseact.sites import find_sites, weight_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparseact.recipes.recipe import Recipe
+
+Tried = tuple[str, float]
+"""A rule of `POLICIES` and the share that is off."""
 
 LEVELS: Final = (0.5, 0.7, 0.8)
 LAYER_LEVEL: Final = 0.7
@@ -26,8 +32,10 @@ LEAST_SPEED: Final = 1.05
 """Over the dense engine's: less is within what the machine's own speed drifts."""
 MOST_TOKENS: Final = 20_000_000
 """Of training that a user may afford on a laptop: days."""
-CALIBRATED: Final = 6_000
-"""Characters of the text's first half that rules are calibrated on, about 1,200 tokens."""
+LAYER_TOKENS: Final = 128
+"""That each layer alone is measured on: there are many of them."""
+CALIBRATED: Final = 3_000
+"""Characters of the text's first half that rules are calibrated on, about 600 tokens."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,9 @@ class Outlook:
         mlp_share: of the bytes that a token reads, those of the MLPs.
         oracle: by the share of neurons off: the ceiling for masks on untrained weights. Not a method.
         oracle_layers: KL of each layer alone at 70% off, by the oracle.
-        gate: by the share of neurons off, where the gate decides.
-        inputs: the default policy, 40% of all linears' bytes.
-        speed: by rule and share off; empty where the engine does not run the family, for the reason `no_speed`.
-        training: tokens until `target`, by the share of neurons off, where the gate decides: an extrapolation.
+        rules: what each rule costs, by its name and the share off: of neurons, or with `inputs` of all linears' bytes.
+        speed: of the rules that the engine runs; empty where it does not run the family, for the reason `no_speed`.
+        training: tokens until `target` with each rule on neurons: an order of magnitude.
         verdict: in one line.
     """
 
@@ -56,19 +63,18 @@ class Outlook:
     mlp_share: float
     oracle: Mapping[float, Loss]
     oracle_layers: tuple[float, ...]
-    gate: Mapping[float, Loss]
-    inputs: Loss
-    speed: Mapping[tuple[str, float], Speed]
+    rules: Mapping[Tried, Loss]
+    speed: Mapping[Tried, Speed]
     no_speed: str
-    training: Mapping[float, float]
+    training: Mapping[Tried, float]
     verdict: str
 
     def as_record(self) -> dict[str, Any]:
         """For JSON: keys are strings, such as `gate 0.5`."""
         record = asdict(self)
-        for name in ("oracle", "gate", "training"):
-            record[name] = {f"{off:g}": value for off, value in record[name].items()}
-        record["speed"] = {f"{rule} {off:g}": value for (rule, off), value in record["speed"].items()}
+        record["oracle"] = {f"{off:g}": loss for off, loss in record["oracle"].items()}
+        for name in ("rules", "speed", "training"):
+            record[name] = {f"{rule} {off:g}": value for (rule, off), value in record[name].items()}
         return record
 
 
@@ -89,7 +95,7 @@ def check(
         model: of a family with a gated MLP.
         text: its first half calibrates, its second half measures.
         max_perplexity_increase: over the dense model's that is acceptable, above 0.
-        tokens: of the second half to measure on; layers alone on half of them.
+        tokens: of the second half to measure on.
         dtype: of the engine whose speed is measured: q8, q4, bf16 or f32.
         threads: of the engine.
         progress: a bar on standard error; by default if that is a terminal.
@@ -100,93 +106,93 @@ def check(
     """
     if not max_perplexity_increase > 0:
         raise InputError(f"max_perplexity_increase: {max_perplexity_increase:g} is not above 0")
-    target = 1 + max_perplexity_increase
-    oracles = oracle_gates(model)
-    with tqdm(total=6 + len(oracles) + 3, desc="check", disable=None if progress is None else not progress) as bar:
+    target, oracles = 1 + max_perplexity_increase, oracle_gates(model)
+    tried: list[Tried] = [*((rule, off) for rule in ("gate", "guess") for off in LEVELS), ("inputs", INPUTS_LEVEL)]
+    with tqdm(
+        total=2 + len(oracles) + len(LEVELS) + 2 * len(tried), disable=None if progress is None else not progress
+    ) as bar:
         middle = len(text) // 2
+        bar.set_description("the dense model")
         ruler = Ruler(model, tokenizer, text[middle:], tokens=tokens)
+        bar.update()
+        bar.set_description("calibrating")
+        calibration = calibrate_all(model, tokenizer, text[:middle][:CALIBRATED])
+        bar.update()
 
-        def loss(recipe: Any, windows: int | None = None) -> Loss:
+        def loss(recipe: Recipe, by: Ruler = ruler) -> Loss:
+            found = by.loss(recipe)
             bar.update()
-            return ruler.loss(recipe, windows=windows)
+            return found
 
-        calibration = text[:middle][:CALIBRATED]
-        gates = gate_gates(model, tokenizer, calibration)
+        bar.set_description("the ceiling")
         oracle = {off: loss(at_level(model, oracles, off)) for off in LEVELS}
-        by_gate = {off: loss(at_level(model, gates, off)) for off in LEVELS}
-        some = max(1, len(ruler.windows) // 2)
-        layers = tuple(loss(at_level(model, [gate], LAYER_LEVEL), some).kl for gate in oracles)
-        inputs = loss(SparseAct(INPUTS_LEVEL).calibrate(model, tokenizer, calibration))
-        speed, no_speed = _speeds(model, dtype, threads)
-        bar.update(2)
-    training = {off: tokens_needed(by_gate[off].factor, target) for off in LEVELS}
+        bar.set_description("what rules keep")
+        rules = {(rule, off): loss(of_policy(POLICIES[rule](off), calibration)) for rule, off in tried}
+        del calibration  # as large as the model
+        bar.set_description("layers alone")
+        short = Ruler(model, tokenizer, text[middle:], tokens=LAYER_TOKENS, context=LAYER_TOKENS)
+        layers = tuple(loss(at_level(model, [gate], LAYER_LEVEL), short).kl for gate in oracles)
+        bar.set_description("speed")
+        speed, no_speed = _speeds(model, tried, dtype, threads, bar.update)
+    training = {(rule, off): tokens_needed(rules[rule, off].factor, target) for rule, off in tried if rule != "inputs"}
     return Outlook(
         family=str(model.config.model_type),
         perplexity=ruler.perplexity,
         tokens=ruler.tokens,
         target=target,
-        mlp_share=_mlp_share(model),
+        mlp_share=sum(site.units * site.unit_bytes for site in find_sites(model, "mlp")) / weight_bytes(model),
         oracle=oracle,
         oracle_layers=layers,
-        gate=by_gate,
-        inputs=inputs,
+        rules=rules,
         speed=speed,
         no_speed=no_speed,
         training=training,
-        verdict=verdict(by_gate, inputs, speed, training, target),
+        verdict=verdict(rules, speed, training, target),
     )
 
 
-def _speeds(model: PreTrainedModel, dtype: str, threads: int) -> tuple[dict[tuple[str, float], Speed], str]:
+def _speeds(
+    model: PreTrainedModel, tried: Sequence[Tried], dtype: str, threads: int, progress: Callable[[], object]
+) -> tuple[dict[Tried, Speed], str]:
     try:
         architecture = open_weights(model).architecture
     except UnsupportedModelError as error:
         return {}, str(error)
-    wanted = [*(("gate", off) for off in LEVELS), ("inputs", INPUTS_LEVEL)]
-    return {
-        (rule, off): speed_of(architecture, rule, 1 - off, dtype=dtype, threads=threads) for rule, off in wanted
-    }, ""
-
-
-def _mlp_share(model: PreTrainedModel) -> float:
-    from sparseact.sites import find_sites, weight_bytes
-
-    return sum(site.units * site.unit_bytes for site in find_sites(model, "mlp")) / weight_bytes(model)
+    dense = [(rule, 1 - off) for rule, off in tried]
+    found = speeds_of(architecture, dense, dtype=dtype, threads=threads, progress=progress)
+    return {(rule, off): found[rule, 1 - off] for rule, off in tried if (rule, 1 - off) in found}, ""
 
 
 def verdict(
-    gate: Mapping[float, Loss],
-    inputs: Loss,
-    speed: Mapping[tuple[str, float], Speed],
-    training: Mapping[float, float],
-    target: float,
+    rules: Mapping[Tried, Loss], speed: Mapping[Tried, Speed], training: Mapping[Tried, float], target: float
 ) -> str:
     """One line: worth it as it is, worth training, or not worth it; with the reason.
 
     A rule pays if it is at least 1.05 times as fast as the dense engine, and is good enough if its perplexity is at
     most `target` times that of the dense model.
     """
-    pays = {rule: found.ratio.median for rule, found in speed.items() if found.ratio.median >= LEAST_SPEED}
-    losses = {("inputs", INPUTS_LEVEL): inputs} | {("gate", off): loss for off, loss in gate.items()}
-    names = {"gate": "chess", "inputs": "sparseact"}
+    pays = {tried: found.ratio.median for tried, found in speed.items() if found.ratio.median >= LEAST_SPEED}
     if not speed:
         return "unknown: no speed could be measured here"
     if not pays:
         best = max(found.ratio.median for found in speed.values())
         return f"not worth it on this machine: no rule is faster than the dense engine (the best is x{best:.2f})"
-    ready = [rule for rule in pays if losses[rule].factor <= target]
+    ready = [tried for tried in pays if rules[tried].factor <= target]
     if ready:
         rule, off = max(ready, key=pays.__getitem__)
+        name = POLICIES[rule].name
         return (
-            f"worth it as it is: {names[rule]} at {off:.0%} is x{pays[rule, off]:.2f} as fast at perplexity "
-            f"x{losses[rule, off].factor:.3f}; sparseact calibrate --policy {names[rule]} --sparsity {off:g}"
+            f"worth it as it is: {name} at {off:.0%} is x{pays[rule, off]:.2f} as fast at perplexity "
+            f"x{rules[rule, off].factor:.3f}; sparseact calibrate --policy {name} --sparsity {off:g}"
         )
-    trainable = [off for rule, off in pays if rule == "gate" and training[off] <= MOST_TOKENS]
+    trainable = [tried for tried in pays if training.get(tried, math.inf) <= MOST_TOKENS]
     if trainable:
-        off = max(trainable, key=lambda off: pays["gate", off])
+        rule, off = max(trainable, key=pays.__getitem__)
+        name = POLICIES[rule].name
         return (
-            f"worth training: {off:.0%} of the neurons off are x{pays['gate', off]:.2f} as fast, and about "
-            f"{in_words(training[off])} tokens of distillation would bring perplexity to x{target:g} (an extrapolation)"
+            f"worth training: {name} at {off:.0%} is x{pays[rule, off]:.2f} as fast, and in the order of "
+            f"{in_words(training[rule, off])} tokens of distillation would bring perplexity to x{target:g}; "
+            f"sparseact train --method {name} --sparsity {off:g}"
         )
     return (
         "not worth it: what is faster here costs too much perplexity, and training would take more than "

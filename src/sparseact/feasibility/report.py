@@ -5,12 +5,15 @@ from __future__ import annotations
 from textwrap import wrap
 
 from sparseact.bench.report import aligned
+from sparseact.feasibility.candidates import POLICIES
 from sparseact.feasibility.losses import Loss
-from sparseact.feasibility.outlook import INPUTS_LEVEL, LAYER_LEVEL, Outlook
+from sparseact.feasibility.outlook import LAYER_LEVEL, Outlook
 from sparseact.feasibility.speed import Speed
 from sparseact.feasibility.training import SOURCE, in_words
 
 PER_LINE, WIDTH = 10, 118
+
+RULES = {"gate": "the gate decides", "guess": "a guess by half the bits", "inputs": "inputs of all linears"}
 
 
 def as_text(outlook: Outlook, *, model: str, dtype: str, threads: int) -> str:
@@ -18,20 +21,18 @@ def as_text(outlook: Outlook, *, model: str, dtype: str, threads: int) -> str:
     rows = [["", "off", "perplexity", "KL", "tokens/s", "MB/token", "training"]]
     for place, (off, loss) in enumerate(outlook.oracle.items()):
         rows.append(["" if place else "ORACLE, exact neurons: no method", f"{off:.0%}", *_loss(loss), "", "", ""])
-    for place, (off, loss) in enumerate(outlook.gate.items()):
-        speed = outlook.speed.get(("gate", off))
-        needed = in_words(outlook.training[off])
-        rows.append(["" if place else "the gate decides (chess)", f"{off:.0%}", *_loss(loss), *_speed(speed), needed])
-    speed = outlook.speed.get(("inputs", INPUTS_LEVEL))
-    rows.append(
-        ["inputs of all linears (sparseact)", f"{INPUTS_LEVEL:.0%}", *_loss(outlook.inputs), *_speed(speed), ""]
-    )
+    said: set[str] = set()
+    for (rule, off), loss in outlook.rules.items():
+        needed = in_words(outlook.training[rule, off]) if (rule, off) in outlook.training else ""
+        name = "" if rule in said else f"{RULES[rule]} ({POLICIES[rule].name})"
+        said.add(rule)
+        rows.append([name, f"{off:.0%}", *_loss(loss), *_speed(outlook.speed.get((rule, off))), needed])
     cells = [f"{layer:3d} {kl:.4f}" for layer, kl in enumerate(outlook.oracle_layers)]
     layers = ["  ".join(cells[first : first + PER_LINE]) for first in range(0, len(cells), PER_LINE)]
     note = (
         f"Perplexity is over the dense model's, {outlook.perplexity:.2f} on {outlook.tokens} tokens that nothing was "
         "calibrated on; KL in nats per token; tokens/s over the dense engine's, measured on random weights of this "
-        f"shape. Training: tokens of distillation until x{outlook.target:g}, extrapolated from {SOURCE}."
+        f"shape. Training: the order of tokens of distillation until x{outlook.target:g}, extrapolated from {SOURCE}."
     )
     title = f"{model} ({outlook.family}): {_dense(outlook, dtype)}{threads} thread(s)"
     lines = [

@@ -48,20 +48,20 @@ class Masked:
     @property
     def position(self) -> int:
         """Tokens of the text so far."""
-        return len(self._ids) + len(self._chosen)
+        return len(self._ids) + len(self._pending)
 
     def reset(self) -> None:
         """Begin a new text, and count anew."""
         self._ids: list[int] = []  # that were run
-        self._chosen: list[int] = []  # by `greedy`, at most one, not run yet
+        self._pending: list[int] = []  # by `greedy`, at most one, not run yet
         self._cache: Any = None
         if self._density is not None:
             self._density.reset()
 
     def prefill(self, ids: Sequence[int]) -> Floats:
         """Add tokens to the text, all at once; float32 logits [vocabulary] of the token that follows."""
-        if self._chosen:
-            self._run(self._chosen)
+        if self._pending:
+            self._run(self._pending)
         self._run(ids)
         return self._logits.float().cpu().numpy()
 
@@ -73,10 +73,10 @@ class Masked:
         """Add the `n` likeliest tokens to the text, of equal ones the first."""
         found = []
         for _ in range(n):
-            if self._chosen:
-                self._run(self._chosen)
-            self._chosen = [int(self._logits.float().argmax())]
-            found += self._chosen
+            if self._pending:
+                self._run(self._pending)
+            self._pending = [int(self._logits.float().argmax())]
+            found += self._pending
         return found
 
     def achieved(self) -> float:
@@ -101,7 +101,7 @@ class Masked:
     @torch.no_grad()
     def _run(self, ids: Sequence[int]) -> None:
         """Run tokens after those before; all again where the model hands out no cache of keys and values."""
-        self._chosen = []
+        self._pending = []
         self._ids += ids
         cached: dict[str, Any] = {} if self._cache is None else {"past_key_values": self._cache}
         tokens = torch.tensor([ids if cached else self._ids], device=self._model.device)

@@ -1,7 +1,7 @@
 """Run-time rules, which need no label: one file each."""
 
 from sparseact.calibration.budgets import Budget
-from sparseact.calibration.own_text import write_text
+from sparseact.calibration.own_answers import write_text
 from sparseact.calibration.policy import Calibration, GatePolicy, Policy
 from sparseact.calibration.search import max_sparsity
 from sparseact.policies.cats import CATS

@@ -46,6 +46,7 @@ class LeadingBits(GatePolicy):
 
     name = "leading-bits"
     needs_gradient = True
+    fill_needs_gradient = False
     bits: int = 4
     constants: bool = True
 

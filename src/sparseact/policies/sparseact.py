@@ -32,6 +32,7 @@ class SparseAct(GatePolicy):
 
     name = "sparseact"
     needs_gradient = True
+    fill_needs_gradient = False
     lm_head: bool = False
 
     def gates(self, model: PreTrainedModel) -> list[Gate]:

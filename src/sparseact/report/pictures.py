@@ -34,7 +34,7 @@ def panels(rows: pd.DataFrame) -> dict[str, dict[str, Picture]]:
     for units in (name for name in UNITS if name in set(rows["units"])):
         of_units = rows[rows["units"] == units]
         pictures[units] = {
-            column: _picture(
+            column: picture(
                 partial(_draw_quantity, of_units, column),
                 f"{QUANTITIES[column]} against achieved sparsity, {UNITS[units]}",
             )
@@ -87,7 +87,8 @@ def overlap_pictures(diagnostics: pd.DataFrame, sparsity: float) -> dict[str, tu
     return pictures
 
 
-def _picture(draw: Callable[[Axes, Theme], Any], alt: str, size: tuple[float, float] = _PANEL_SIZE) -> Picture:
+def picture(draw: Callable[[Axes, Theme], Any], alt: str, size: tuple[float, float] = _PANEL_SIZE) -> Picture:
+    """What `draw` puts on axes, in both themes; the size is in inches."""
     return Picture(_data_uri(draw, size, LIGHT), _data_uri(draw, size, DARK), alt)
 
 
@@ -121,4 +122,4 @@ def _heatmap(
             bar.ax.tick_params(labelsize=8.5, colors=theme.ink)
             bar.outline.set_visible(False)
 
-    return _picture(draw, alt, (_PANEL_SIZE[0], height))
+    return picture(draw, alt, (_PANEL_SIZE[0], height))

@@ -27,7 +27,7 @@ from sparseact.sites import Site, capture, skip_logits
 from sparseact.training.controller import Controller, additive, multiplicative
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 GAIN = 0.5
 """How hard a threshold is steered: log threshold += GAIN * (density - target) after each step."""
@@ -62,7 +62,7 @@ class LiveGates:
             gate.site: gate for gate in on_device(recipe.gates, model.device, model.dtype)
         }
         self.constants: dict[str, nn.Parameter] = {}
-        self._fresh: dict[Site, Gate] | None = None
+        self._start = recipe
 
     def running(self, model: PreTrainedModel) -> AbstractContextManager[Density]:
         """Mask the model inside the `with` block, which gives the counts of what was read."""
@@ -107,10 +107,10 @@ class LiveGates:
         return found
 
     def refit(self, model: PreTrainedModel, windows: Tensor) -> None:
-        """Fit every selector to its level on windows [n, tokens], as a calibration does."""
+        """Fit every selector, which is near its level, to it on windows [n, tokens]."""
         levels = {site: self.levels[site.module] for site in self.by_site}
         with torch.no_grad():
-            fitted = fit_gates(model, list(self.by_site.values()), levels, windows, self.phases)
+            fitted = fit_gates(model, list(self.by_site.values()), levels, windows, self.phases, nearly=True)
         self.by_site.update({gate.site: gate for gate in fitted})
 
     def numbers(self) -> dict[str, float]:
@@ -122,25 +122,28 @@ class LiveGates:
         for site, gate in self.by_site.items():
             self.by_site[site] = replace(gate, selector=_with_number(gate.selector, numbers[site.name]))
 
-    def recipe(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        text: str,
-        windows: Tensor,
-        meta: dict[str, Any],
-    ) -> Recipe:
-        """The recipe for the weights as they are now: calibrated anew, with this training's levels and constants."""
-        fresh = self.policy.calibrate(model, tokenizer, text)
-        gates = on_device(fresh.gates, model.device, model.dtype)
+    def recipe(self, model: PreTrainedModel, windows: Tensor, meta: dict[str, Any]) -> Recipe:
+        """The recipe for the weights as they are now, with this training's levels and constants.
+
+        What a calibration finds but budgets, such as predictors, is found anew; thresholds go on from where they were
+        steered to.
+
+        Args:
+            windows: [n, tokens] of the calibration.
+            meta: to be added to what the calibration said.
+        """
+        fresh, notes = self.policy.filled(model, windows)
+        selectors = {site.name: gate.selector for site, gate in self.by_site.items()}
         kept = {name: constant.detach() for name, constant in self.constants.items()}  # detached: a recipe holds values
         self.by_site = {
-            gate.site: replace(gate, shift=kept[gate.site.name]) if gate.site.name in kept else gate for gate in gates
+            gate.site: replace(gate, selector=selectors[name], shift=kept.get(name, gate.shift))
+            for gate in on_device(fresh, model.device, model.dtype)
+            for name in [gate.site.name]
         }
         self.refit(model, windows)
-        fitted = tuple(self.by_site.values())
-        meta = fresh.meta | {"levels": self.levels} | meta
-        return Recipe(fresh.policy, fresh.sparsity, fitted, fresh.phases, fingerprint_of(model, fitted), meta)
+        fitted, start = tuple(self.by_site.values()), self._start
+        meta = start.meta | notes | {"levels": self.levels} | meta
+        return Recipe(start.policy, start.sparsity, fitted, start.phases, fingerprint_of(model, fitted), meta)
 
     def _means_of_off(self, model: PreTrainedModel, windows: Tensor) -> dict[Site, Tensor]:
         sites = list(self.by_site)

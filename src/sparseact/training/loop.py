@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sparseact.training.gates import LiveGates
 from sparseact.training.objectives import Loss
 from sparseact.training.options import Options
 from sparseact.training.text import Mix
+from sparseact.utils.progress import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -78,7 +80,7 @@ def optimiser_over(
     parameters: dict[str, nn.Parameter], constants: dict[str, nn.Parameter], options: Options
 ) -> torch.optim.Optimizer:
     """AdamW without decay; constants have a learning rate of their own."""
-    groups = [{"params": list(parameters.values()), "lr": options.lr, "base": options.lr}]
+    groups = [{"params": list(parameters.values()), "lr": options.learning_rate, "base": options.learning_rate}]
     if constants:
         groups.append({"params": list(constants.values()), "lr": options.constants_lr, "base": options.constants_lr})
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
@@ -97,7 +99,6 @@ def run(training: Training, folder: Path, identity: dict[str, Any], *, checkpoin
     devices = [training.model.device] if training.model.device.type == "cuda" else []
     try:
         with masked as counts, torch.random.fork_rng(devices):
-            _say_how_long(training, counts)
             _steps(training, counts, folder, identity, checkpoint_every)
     except KeyboardInterrupt as stop:
         if training.saved:
@@ -118,11 +119,14 @@ def _steps(
         file=sys.stderr,
         disable=None if training.accelerator.is_main_process else True,
     ) as bar:
-        began, before = time.monotonic(), training.seconds
+        began, before, first = time.monotonic(), training.seconds, training.step
         rows: list[dict[str, Any]] = []
         while training.step < steps:
-            rows.append(_one_step(training, counts))
+            with _memory_said(training.options):
+                rows.append(_one_step(training, counts))
             training.seconds = before + time.monotonic() - began
+            if training.step == first + 1 < steps and training.accelerator.is_main_process:
+                _say_how_long(training, training.seconds - before)
             bar.update(of_a_step)
             bar.set_postfix(_shown(rows[-1]))
             if len(rows) == LOG_EVERY or training.step == steps:
@@ -188,15 +192,11 @@ def _forward_and_backward(training: Training, counts: Density | None) -> tuple[f
     return mean, dict(zip(found, shared, strict=True))
 
 
-def _say_how_long(training: Training, counts: Density | None) -> None:
-    """Try a step without changing anything, and say how long all will take.
-
-    Raises:
-        InputError: memory is short.
-    """
-    options, began = training.options, time.monotonic()
+@contextmanager
+def _memory_said(options: Options) -> Iterator[None]:
+    """Turn a shortage of memory into a line for the user."""
     try:
-        _forward_and_backward(training, counts)
+        yield
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)):
             raise
@@ -204,15 +204,16 @@ def _say_how_long(training: Training, counts: Density | None) -> None:
             f"batch: no memory for a step of {options.batch} windows of {options.window} tokens; use a smaller "
             "`batch` or `window`, `gradient_checkpointing`, or `lora`"
         ) from error
-    finally:
-        training.optimiser.zero_grad()
-    left = (options.steps - training.step) * (time.monotonic() - began)
-    tokens = (options.steps - training.step) * options.batch * options.window
-    if training.accelerator.is_main_process:
-        sys.stderr.write(
-            f"sparseact: {options.method}: {tokens:,} tokens in {options.steps - training.step} steps, about "
-            f"{_duration(left)} by a trial step ({tokens / left:.0f} tokens/s)\n"
-        )
+
+
+def _say_how_long(training: Training, seconds: float) -> None:
+    """Say how long the steps that are left will take if each takes so many seconds."""
+    options, steps = training.options, training.options.steps - training.step
+    of_a_step = options.batch * options.window
+    say(
+        f"training {options.method}: {steps * of_a_step:,} more tokens in {steps} steps, about "
+        f"{_duration(steps * seconds)} by the first step ({of_a_step / seconds:.0f} tokens/s)"
+    )
 
 
 def _resume(training: Training, folder: Path, identity: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Text that the dense model writes for its own training, by the engine: resumable, in parts in a folder."""
+"""Text that the dense model writes for its own training, by the engine: resumable, in parts in a folder.
+
+What a policy is calibrated on is a page of answers, which need no engine: see `sparseact.calibration.own_answers`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from sparseact.utils.files import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PART = 4096
+PART = 1024
 """Tokens of a part at least: what a stop can lose."""
 
 LONGEST = 512

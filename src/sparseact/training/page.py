@@ -10,7 +10,6 @@ from typing import Any
 import jinja2
 
 from sparseact.report.style import number, percent
-from sparseact.training.curves import density_map, line_chart
 from sparseact.utils.files import write_atomically
 
 
@@ -27,6 +26,8 @@ def write_page(folder: Path) -> None:
 
 def render(record: dict[str, Any], twin: dict[str, Any] | None) -> str:
     """The page as HTML."""
+    from sparseact.training.pictures import density_picture, loss_picture  # needs matplotlib
+
     places = [Path(str(files(package))) for package in ("sparseact.training", "sparseact.report")]
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(places),
@@ -46,9 +47,9 @@ def render(record: dict[str, Any], twin: dict[str, Any] | None) -> str:
         model=record["model"],
         rows=quality_rows(record, twin),
         twin=twin,
-        loss=line_chart(losses, "tokens trained on", "loss, nats per token") if log else "",
-        density=density_map([(row["tokens"], row["layers"]) for row in log]) if log and log[0]["layers"] else "",
-        settings={key: str(value) for key, value in record["options"].items() if value not in ({}, [])}
+        loss=loss_picture(losses) if log else None,
+        density=density_picture(log) if log and log[0]["layers"] else None,
+        options_and_texts={key: str(value) for key, value in record["options"].items() if value not in ({}, [])}
         | {
             name: f"{text['tokens']:,} tokens, {text['held_out_tokens']:,} held out"
             for name, text in record["texts"].items()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from sparseact.evaluation.perplexity import sums_over_tokens
 from sparseact.masked.decoding import evaluation_mode
@@ -49,6 +50,8 @@ def held_out(
     sources: Sequence[Source],
     masked: AbstractContextManager[Any],
     dtype: torch.dtype,
+    *,
+    windows: int,
 ) -> dict[str, HeldOut]:
     """Measure a model by the name of each text.
 
@@ -56,6 +59,7 @@ def held_out(
         masked: entered around the model's passes.
         dense: another model than `model`, which masks do not touch.
         dtype: of the products.
+        windows: of each text at most, spread evenly over what is held out.
     """
     found = {}
     with (
@@ -67,10 +71,14 @@ def held_out(
     ):
         for source in sources:
             totals = torch.zeros(5, dtype=torch.float64)
-            for window in source.held_out.to(model.device):
+            for window in _spread(source.held_out, windows).to(model.device):
                 ours, theirs = (which(window[None], use_cache=False).logits[0, :-1] for which in (model, dense))
                 totals += sums_over_tokens(ours, theirs, window[1:]).cpu()
             nll, nll_dense, kl, _, tokens = totals.tolist()
             perplexities = math.exp(nll / tokens), math.exp(nll_dense / tokens)
             found[source.name] = HeldOut(*perplexities, kl / tokens, int(tokens))
     return found
+
+
+def _spread(held_out: Tensor, windows: int) -> Tensor:
+    return held_out[torch.linspace(0, len(held_out) - 1, min(windows, len(held_out))).round().long()]

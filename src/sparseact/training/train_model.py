@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from torch import Tensor
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.policy import GatePolicy
 from sparseact.data import load_text, sketch_passages
-from sparseact.errors import InputError
+from sparseact.errors import InputError, require
 from sparseact.models.builtin import cache_folder
 from sparseact.models.quiet import quiet
 from sparseact.policies import make_policy
@@ -31,9 +31,10 @@ from sparseact.training.own_text import write_own_text
 from sparseact.training.page import write_page
 from sparseact.training.parameters import add_lora, dense_teacher, trainable
 from sparseact.training.quality import HeldOut, held_out
-from sparseact.training.text import HELD_OUT, Mix, as_text, shares_of, split_text
+from sparseact.training.text import Mix, as_text, shares_of, split_text
 from sparseact.utils.environment import describe
 from sparseact.utils.files import write_atomically
+from sparseact.utils.progress import say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,6 +92,7 @@ def train(
         InputError: an option is out of range, a text too short, the method not for this model, the folder another
             run's, the loss not a number, or memory short.
     """
+    require("train", "pandas", "matplotlib", "jinja2")  # of the page, before hours of work
     asked = _read_options(options)
     if model.dtype != torch.float32:
         raise InputError(f"model: its weights are {model.dtype}; training needs torch.float32, as `sa.load` gives")
@@ -128,10 +130,10 @@ def _train(
     began = time.monotonic()
     model.eval()
     model.config.use_cache = False
-    gates, windows, calibrated_on = _start(model, tokenizer, mixed, options)
+    gates, windows = _start(model, tokenizer, mixed, options)
     teacher = dense_teacher(model, shared=options.lora > 0)
     dtype = options.autocast_dtype(model.device)
-    before = held_out(model, teacher, mixed.sources, gates.running(model) if gates else nullcontext(), dtype)
+    before = _measure(model, teacher, mixed, options, gates.running(model) if gates else nullcontext(), "before")
 
     adapters = add_lora(model, options.lora, options.seed) if options.lora else None
     parameters = {key: p for key, p in model.named_parameters() if p.requires_grad} if adapters else trainable(model)
@@ -155,9 +157,10 @@ def _train(
     if gates is not None:
         seen = "\n\n".join(tokenizer.decode(source.ids.tolist()) for source in mixed.sources)
         meta = {"trained": options.record() | {"texts": [source.name for source in mixed.sources]}, "model": str(out)}
-        recipe = gates.recipe(model, tokenizer, calibrated_on, windows, meta)
+        say(f"fitting {options.method} to the new weights")
+        recipe = gates.recipe(model, windows, meta)
         recipe.meta["calibration"] |= {"source": "what it was trained on", "passages": sketch_passages(seen)}
-    after = held_out(model, teacher, mixed.sources, recipe(model) if recipe else nullcontext(), dtype)
+    after = _measure(model, teacher, mixed, options, recipe(model) if recipe else nullcontext(), "after")
     seconds = training.seconds
     if training.accelerator.is_main_process:
         _save_model(model, tokenizer, out)
@@ -185,17 +188,31 @@ def _train(
 
 def _start(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mixed: Mix, options: Options
-) -> tuple[LiveGates | None, Tensor, str]:
-    """The calibrated gates, the windows that they are fitted on, and their text."""
+) -> tuple[LiveGates | None, Tensor]:
+    """The calibrated gates, and the windows that they are fitted on."""
     text = as_text(mixed.sources, tokenizer)
     windows = read_text(model, tokenizer, text).windows
     if options.method == "dense":
-        return None, windows, text
+        return None, windows
+    say(f"calibrating {options.method} on {windows.numel():,} tokens of what is trained on")
     policy = _policy(options)
     gates = LiveGates(policy, policy.calibrate(model, tokenizer, text), model)
     if options.constants_lr:
         gates.learn_constants(model, windows)
-    return gates, windows, text
+    return gates, windows
+
+
+def _measure(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    mixed: Mix,
+    options: Options,
+    masked: AbstractContextManager[Any],
+    when: str,
+) -> dict[str, HeldOut]:
+    windows = options.measured_windows(len(mixed.sources))
+    say(f"measuring {when} training, on {windows} windows of {mixed.window} tokens of each text at most")
+    return held_out(model, teacher, mixed.sources, masked, options.autocast_dtype(model.device), windows=windows)
 
 
 def _policy(options: Options) -> GatePolicy:
@@ -235,7 +252,7 @@ def _read_texts(
     bos, sources = tokenizer.bos_token_id, []
     for (text, content), share in zip(read, shares, strict=True):
         if content is None:
-            wanted = int(options.tokens * share) + (HELD_OUT + 1) * options.window
+            wanted = int(options.tokens * share) + (options.measured_windows(len(texts)) + 1) * options.window
             folder = cache_folder() / "own-text" / f"{key[:16]}-{options.seed}"
             ids = write_own_text(model, tokenizer, folder, tokens=wanted, seed=options.seed, threads=threads)
         else:

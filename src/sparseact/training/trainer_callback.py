@@ -22,7 +22,7 @@ class SparseTraining(TrainerCallback):
         gates = LiveGates(policy, recipe, model)
         gates.learn_constants(model, windows)  # if they shall be
         Trainer(model, ..., callbacks=[SparseTraining(model, gates)], compute_loss_func=Loss("distil", teacher)).train()
-        recipe = gates.recipe(model, tokenizer, text, windows, {})
+        recipe = gates.recipe(model, windows, {})
 
     The masks are off again when the training has ended; after an error, `close` takes them off. `Trainer` does not know
     the constants: they have an optimiser of their own here, and are not in its checkpoints.

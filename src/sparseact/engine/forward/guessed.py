@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sparseact.engine.forward.projections import choose, input_share
+from sparseact.engine.forward.projections import choose, input_share, take_shift
 from sparseact.engine.forward.state import (
     ACTIVE,
     DOWN,
@@ -18,10 +18,10 @@ from sparseact.engine.forward.state import (
     NEURONS,
     OUTPUT,
     ROWS,
-    SCALES,
     SCORES,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -30,7 +30,7 @@ from sparseact.engine.kernels.activations import activate
 from sparseact.engine.kernels.axpy_columns import axpy_block
 from sparseact.engine.kernels.gemv_planes import AHEAD, add_low, ask_ahead, dot_high, spread_input
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS, SHIFT
+from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.models.formats import BLOCK
@@ -70,7 +70,7 @@ def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
 def _look(i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any) -> None:
     """high, guess[first:last] = outputs of linear `i` by its high plane."""
     panels, end = first // PANEL, (last + PANEL - 1) // PANEL
-    codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS]
+    codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, X_SCALES], buffers.integers[thread, X_SUMS]
     dot_high(tables.arena, tables.linears, i, panels, end, codes, scales, sums, high, guess)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
@@ -90,13 +90,12 @@ def _finish_block(
     for k in range(at, stop):
         ask_ahead(arena, linears, places[GATE], active, k + AHEAD, count)
         h[k - at], up[k - at] = buffers.outputs[GATE, 0, active[k]], buffers.outputs[UP, 0, active[k]]
-        add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[SCALES], h[k - at :])
-        add_low(arena, linears, places[UP], active, k, k + 1, spread, own[SCALES], up[k - at :])
+        add_low(arena, linears, places[GATE], active, k, k + 1, spread, own[X_SCALES], h[k - at :])
+        add_low(arena, linears, places[UP], active, k, k + 1, spread, own[X_SCALES], up[k - at :])
     activate(sizes.activation, h, stop - at)
-    shift = tables.linears[down, SHIFT]
     for k in range(at, stop):
-        value = h[k - at] * up[k - at]
-        masked[active[k]] = value if shift < 0 else value - tables.vectors[shift + active[k]]
+        masked[active[k]] = h[k - at] * up[k - at]
+    take_shift(down, masked, active, at, stop, tables)
     codes, scales = buffers.codes[thread, 1], own[MASKED_SCALES]
     start, sums = g * BLOCK, buffers.integers[thread, MASKED_SUMS]
     quantise_input(masked[start:], BLOCK, codes[start:], scales[g:], sums[g:])

@@ -13,6 +13,7 @@ from sparseact.engine.forward.projections import (
     project,
     round_input,
     share,
+    take_shift,
 )
 from sparseact.engine.forward.state import (
     ACTIVE,
@@ -33,9 +34,9 @@ from sparseact.engine.forward.state import (
     PREDICTOR_DOWN,
     PREDICTOR_UP,
     ROWS,
-    SCALES,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -45,7 +46,7 @@ from sparseact.engine.kernels.activations import activate, sigmoid
 from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.kernels.gemv_rows import dot_rows
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS, SHIFT
+from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
 
@@ -114,7 +115,7 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
         activate(sizes.activation, products, count)
     for k in range(count):
         masked[active[k]] *= products[k]
-    _take_shift(down, masked, active, count, tables)
+    take_shift(down, masked, active, 0, count, tables)
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
 
 
@@ -136,17 +137,8 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
             h[k] *= up[k]
     for k in range(count):
         masked[active[k]] = h[k]
-    _take_shift(down, masked, active, count, tables)
+    take_shift(down, masked, active, 0, count, tables)
     add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
-
-
-@compiled
-def _take_shift(down: int, masked: Any, active: Any, count: int, tables: Tables) -> None:
-    """Less what a neuron that is off counts as, which is in the offset of down for all neurons."""
-    shift = tables.linears[down, SHIFT]
-    if shift >= 0:
-        for k in range(count):
-            masked[active[k]] -= tables.vectors[shift + active[k]]
 
 
 @compiled
@@ -175,8 +167,8 @@ def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Bu
 def _project_rows(i: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
     """y[k] = what linear `i` puts out for the k-th of the neurons in `ACTIVE`."""
     own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, SUMS]
-    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[SCALES], sums, y)
+    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, X_SUMS]
+    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[X_SCALES], sums, y)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
         for k in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from sparseact.engine.forward.model import Model
@@ -11,13 +13,27 @@ from sparseact.engine.quant.layouts import MIDDLE, PANEL
 from sparseact.models.formats import BLOCK, Floats
 
 
-def guess_by_high_plane(model: Model, product: Product, name: str, x: Floats) -> Floats:
-    """What linear `name`, in planes, puts out for x [tokens, inputs] with the low plane at its middle, without bias.
+@dataclass(frozen=True)
+class HighPlanes:
+    """The high planes of a model's linears.
 
-    A high plane's codes 0..15 count from -8 on (as q4 does), and 16 times.
+    Attributes:
+        model: some of whose linears are in planes.
+        scales: of the linears that were guessed, [outputs, blocks], kept as float32 for the next prompt.
     """
-    scales = _scales(model, name)
-    return 16 * product(f"{name}.high", x) + np.float32(MIDDLE) * (_block_sums(x, scales.shape[1]) @ scales.T)
+
+    model: Model
+    scales: dict[str, Floats] = field(default_factory=dict)
+
+    def guess(self, product: Product, name: str, x: Floats) -> Floats:
+        """What linear `name` puts out for x [tokens, inputs] with the low plane at its middle, without bias.
+
+        A high plane's codes 0..15 count from -8 on (as q4 does), and 16 times.
+        """
+        if name not in self.scales:
+            self.scales[name] = _scales(self.model, name)
+        scales = self.scales[name]
+        return 16 * product(f"{name}.high", x) + np.float32(MIDDLE) * (_block_sums(x, scales.shape[1]) @ scales.T)
 
 
 def _scales(model: Model, name: str) -> Floats:

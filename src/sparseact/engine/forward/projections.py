@@ -9,9 +9,9 @@ from sparseact.engine.forward.state import (
     MASKED,
     MASKED_SCALES,
     MASKED_SUMS,
-    SCALES,
     SCORES,
-    SUMS,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Tables,
     X,
@@ -53,7 +53,7 @@ def round_input(n: int, thread: int, buffers: Buffers) -> None:
     end = (n + CHUNK - 1) // CHUNK * CHUNK
     for j in range(n, end):
         x[j] = np.float32(0)
-    quantise_input(x, end, buffers.codes[thread, 0], buffers.floats[thread, SCALES], buffers.integers[thread, SUMS])
+    quantise_input(x, end, buffers.codes[thread, 0], buffers.floats[thread, X_SCALES], buffers.integers[thread, X_SUMS])
 
 
 @compiled
@@ -71,7 +71,7 @@ def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables
         add_columns(i, first, last, count, thread, tables, buffers, out[thread])
         return
     first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
-    codes, scales, sums = all_codes[0], own[SCALES], integers[SUMS]
+    codes, scales, sums = all_codes[0], own[X_SCALES], integers[X_SUMS]
     if dense is not None and tables.linears[i, SELECTOR] != EVERYTHING:
         _choose_all(i, thread, dense, tables, buffers)
         x, codes, scales, sums = own[MASKED], all_codes[1], own[MASKED_SCALES], integers[MASKED_SUMS]
@@ -150,12 +150,22 @@ def choose(
         limit = find_threshold(row[SELECTOR], tables.thresholds[i], row[GROUP], row[KEEP], scores, end)
     count = 0
     for j in range(first, last):
-        value = x[j] if shift < 0 else x[j] - tables.vectors[shift + j]
         on = everything or scores[j] > limit
-        masked[j] = value if on else np.float32(0)
+        masked[j] = x[j] if on else np.float32(0)
         active[count] = j
         count += 1 if on else 0
+    if shifted:
+        take_shift(i, masked, active, 0, count, tables)
     return count
+
+
+@compiled
+def take_shift(i: int, masked: Any, active: Any, at: int, stop: int, tables: Tables) -> None:
+    """From the inputs active[at:stop] of linear `i`, what one that is off counts as: `OFFSET` has it for all inputs."""
+    shift = tables.linears[i, SHIFT]
+    if shift >= 0:
+        for k in range(at, stop):
+            masked[active[k]] -= tables.vectors[shift + active[k]]
 
 
 @compiled

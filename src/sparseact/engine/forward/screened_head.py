@@ -12,9 +12,9 @@ from sparseact.engine.forward.state import (
     MASKED_SCALES,
     MASKED_SUMS,
     NEURONS,
-    SCALES,
-    SUMS,
     TOKEN,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Q,
     Sizes,
@@ -49,7 +49,7 @@ def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -
         least = max(least, buffers.floats[other, HIGHEST, 1])
     least -= margin
 
-    codes, scales, sums = buffers.codes[thread, 0], own[SCALES], buffers.integers[thread, SUMS]
+    codes, scales, sums = buffers.codes[thread, 0], own[X_SCALES], buffers.integers[thread, X_SUMS]
     highest, token, computed = -np.float32(np.inf), 0, 0
     # In turn, for tokens with low numbers are frequent ones in most vocabularies: they would all be one thread's.
     for panel in range(thread, panels, threads):

@@ -108,7 +108,7 @@ FLOATS = 15
 (
     RESIDUAL,
     X,  # input of a linear
-    SCALES,  # of the blocks of X
+    X_SCALES,  # of the blocks of X
     MASKED,  # input of a linear in columns, less its shift, 0 where it is off
     MASKED_SCALES,
     SCORES,  # of the inputs of a linear
@@ -126,7 +126,7 @@ FLOATS = 15
 INTEGERS = 4
 """Rows of each thread's own integers."""
 (
-    SUMS,  # of the blocks of X
+    X_SUMS,  # of the blocks of X
     MASKED_SUMS,
     ACTIVE,  # numbers of the inputs that are on
     TOKEN,  # that has the highest logit

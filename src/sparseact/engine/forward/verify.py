@@ -24,10 +24,10 @@ from sparseact.engine.forward.state import (
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
     RESIDUAL,
-    SCALES,
     SIN,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     K,
     O,
@@ -174,8 +174,10 @@ def _tile(n: int, thread: int, tables: Tables, buffers: Buffers, batch: Batch) -
                 batch.x_tiles[thread, t // HALF, j, t % HALF] = x[j]
     if integers:
         words, scales, sums = batch.words[thread], batch.scales[thread], batch.sums[thread]
-        codes, own_scales = buffers.codes[thread, 0], buffers.floats[thread, SCALES]
-        tile_inputs(batch.x[thread], count, end, words, scales, sums, codes, own_scales, buffers.integers[thread, SUMS])
+        codes, own_scales = buffers.codes[thread, 0], buffers.floats[thread, X_SCALES]
+        tile_inputs(
+            batch.x[thread], count, end, words, scales, sums, codes, own_scales, buffers.integers[thread, X_SUMS]
+        )
 
 
 @compiled

@@ -14,14 +14,14 @@ def model():
     return tiny_model("llama")
 
 
-def test_own_text_is_questions_and_sampled_answers(model):
+def test_it_is_questions_and_sampled_answers(model):
     text = write_text(model, tiny_tokenizer(), tokens=300)
     assert [row["question"] in text for row in builtin_questions()[:8]] == [True] * 8
     assert len(tiny_tokenizer()(text).input_ids) > 300
     assert "<s>" not in text
 
 
-def test_own_text_is_drawn_by_the_seed_alone(model):
+def test_it_is_drawn_by_the_seed_alone(model):
     torch.manual_seed(1)
     first = write_text(model, tiny_tokenizer(), tokens=100, seed=3)
     drawn = torch.rand(1)
@@ -31,7 +31,7 @@ def test_own_text_is_drawn_by_the_seed_alone(model):
     assert write_text(model, tiny_tokenizer(), tokens=100, seed=4) != first
 
 
-def test_own_text_is_enough_to_calibrate_on(model):
+def test_it_is_enough_to_calibrate_on(model):
     text = write_text(model, tiny_tokenizer())
     assert TEAL(sparsity=0.4).calibrate(model, tiny_tokenizer(), text).meta["calibration"]["tokens"] > 1900
 

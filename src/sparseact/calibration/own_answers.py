@@ -1,4 +1,7 @@
-"""Calibration text that the model writes itself, so that no data set is needed."""
+"""Calibration text that the model writes itself, so that no data set is needed: short answers, by torch, in batches.
+
+What a model is trained on is hundreds of times as long, and need be no answers: see `sparseact.training.own_text`.
+"""
 
 from __future__ import annotations
 
