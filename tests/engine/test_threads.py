@@ -93,7 +93,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have tol
 from sparseact.engine.engine import Engine
 from sparseact.testing import tiny_model
 engine = Engine.from_model(tiny_model("llama"), dtype="f32", threads=2)
-engine.step(1)
+engine.prefill([1, 2, 3])  # whatever is compiled, is compiled before "ready"
+engine.greedy(3)
 print("ready", flush=True)
 try:
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -25,9 +26,10 @@ from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
 from sparseact.engine.load.assemble import assemble, load_gated
 from sparseact.engine.load.gates import read_gates
 from sparseact.engine.options import check_modes, checked, checked_tokens, processors
+from sparseact.engine.pace import Pace
 from sparseact.engine.simd.entry import Call
 from sparseact.engine.speculative import Speculation
-from sparseact.engine.threads import Team
+from sparseact.engine.threads import MEMBERS, Team
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
 from sparseact.models.formats import Array, Floats
@@ -50,7 +52,7 @@ class Engine:
     Attributes:
         architecture: of the model.
         dtype: what was asked for: f32, bf16, q8, q4 or file.
-        threads: that run a step.
+        threads: that run a step; fewer of them while other programs want their processors.
         context: tokens that a text can have.
         screen: whether `greedy` reads a screen and a part of the head instead of all of it.
         lossless: whether `greedy` gives the dense model's text, drafted by the recipe.
@@ -103,6 +105,7 @@ class Engine:
         self._lead = Call(run, (*arguments, 0))
         help_ = partial(run, *arguments) if self._speculation is None else self._speculation.help
         self._team = Team(self.threads, buffers.control, help_)
+        self._pace = Pace(self.threads)
         self._end = weakref.finalize(self, self._team.close)
         if screen:
             self._make_screen(tables)
@@ -325,7 +328,10 @@ class Engine:
         control[GIVEN] = token
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first() or (self._by_prompt and not self._units_are_chosen)
+        control[MEMBERS] = self._pace.members
+        began = time.perf_counter()
         self._team.run(self._lead)
+        self._pace.note(time.perf_counter() - began)
         self._cache.length += 1
         self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
 

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 def batch_of(sizes: Sizes, tables: Tables, buffers: Buffers) -> Batch:
     """Buffers for passes beside those of a step."""
-    threads, widest, tiles = sizes.threads, buffers.floats.shape[2], MOST // HALF
+    (threads, _, widest), tiles = buffers.floats.shape, MOST // HALF
     outputs = zeros((MOST, DOWN + 1, 1, widest))
     logits = zeros((MOST, padded(sizes.vocabulary)))
     regrouped = tables.linears[tables.linears[:, LAYOUT] != PANELS]

@@ -33,14 +33,24 @@ from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.jit import compiled
+from sparseact.engine.threads import MEMBERS
 from sparseact.models.formats import BLOCK
 
 
 @compiled
 def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Guess the thread's neurons, choose among them, and add the columns of down of those that are on."""
+    spread_input(buffers.codes[thread, 0], tables.linears[places[GATE], PADDED_INPUTS], buffers.codes[thread, 2])
+    for part in range(thread, len(buffers.floats), buffers.control[MEMBERS]):
+        _guessed_part(places, part, dense, thread, sizes, tables, buffers)
+
+
+@compiled
+def _guessed_part(
+    places: Any, part: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
     down, own = places[DOWN], buffers.floats[thread]
-    first, last = input_share(down, thread, sizes.threads, tables)
+    first, last = input_share(down, part, len(buffers.floats), tables)
     guess, up = own[NEURONS], own[ROWS]
     _look(places[GATE], first, last, thread, tables, buffers, buffers.outputs[GATE, 0], guess)
     _look(places[UP], first, last, thread, tables, buffers, buffers.outputs[UP, 0], up)
@@ -49,20 +59,19 @@ def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
         guess[j] *= up[j]
     count = choose(down, guess, guess, first, last, thread, dense, 1, tables, buffers)
     buffers.counts[thread, down] += count
-    y, masked = buffers.outputs[DOWN, thread], own[MASKED]
+    y, masked = buffers.outputs[DOWN, part], own[MASKED]
     for j in range(tables.linears[down, PADDED_OUTPUTS]):
         y[j] = 0
     for j in range(last, (last + BLOCK - 1) // BLOCK * BLOCK):
         masked[j] = 0
     active, at = buffers.integers[thread, ACTIVE], 0
-    spread_input(buffers.codes[thread, 0], tables.linears[places[GATE], PADDED_INPUTS], buffers.codes[thread, 2])
     for k in range(AHEAD):
         ask_ahead(tables.arena, tables.linears, places[GATE], active, k, count)
     while at < count:
         stop = at + 1
         while stop < count and active[stop] // BLOCK == active[at] // BLOCK:
             stop += 1
-        _finish_block(places, at, stop, count, thread, sizes, tables, buffers)
+        _finish_block(places, at, stop, count, y, thread, sizes, tables, buffers)
         at = stop
 
 
@@ -81,9 +90,9 @@ def _look(i: int, first: int, last: int, thread: int, tables: Tables, buffers: B
 
 @compiled
 def _finish_block(
-    places: Any, at: int, stop: int, count: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+    places: Any, at: int, stop: int, count: int, y: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 ) -> None:
-    """The neurons active[at:stop], all of one block of down: their low planes, then their columns."""
+    """The neurons active[at:stop], all of one block of down: their low planes, then their columns, added to y."""
     down, own, active = places[DOWN], buffers.floats[thread], buffers.integers[thread, ACTIVE]
     h, up, masked, arena, linears = own[ROWS], own[OUTPUT], own[MASKED], tables.arena, tables.linears
     spread, g = buffers.codes[thread, 2], active[at] // BLOCK
@@ -100,4 +109,4 @@ def _finish_block(
     start, sums = g * BLOCK, buffers.integers[thread, MASKED_SUMS]
     quantise_input(masked[start:], BLOCK, codes[start:], scales[g:], sums[g:])
     starts, fours = buffers.accumulators[thread].view(np.int64), own[SCORES].view(np.int8)
-    axpy_block(arena, linears, down, active, at, stop, codes, scales, starts, fours, buffers.outputs[DOWN, thread])
+    axpy_block(arena, linears, down, active, at, stop, codes, scales, starts, fours, y)

@@ -9,7 +9,17 @@ from typing import Any
 
 from sparseact.engine.simd.atomics import atomic_add, atomic_load, atomic_store, give_way, pause
 from sparseact.engine.simd.jit import compiled
-from sparseact.engine.threads import ARMED, ARRIVED, ASLEEP, JOB, LINE_WORDS, STOP
+from sparseact.engine.threads import (
+    ARMED,
+    ARRIVED,
+    ARRIVED_BEFORE,
+    ASLEEP,
+    JOB,
+    LINE_WORDS,
+    MEMBERS,
+    MOST,
+    STOP,
+)
 
 SPINS = 200
 """Pauses before yielding: about 10 microseconds."""
@@ -19,7 +29,7 @@ IDLE_YIELDS = 4000
 
 @compiled
 def meet(control: Any, thread: int, threads: int) -> None:
-    """Wait until all threads of the team are here, and have written what they wrote."""
+    """Wait until all threads that take part in the job are here, and have written what they wrote."""
     if threads == 1:
         return
     arrivals = control[ASLEEP + LINE_WORDS * thread + 2] + threads
@@ -35,14 +45,18 @@ def meet(control: Any, thread: int, threads: int) -> None:
 
 
 @compiled
-def begin_job(control: Any, threads: int) -> bool:
+def begin_job(control: Any) -> bool:
     """Give out a job; False if a helper sleeps. Then wake them and call again: from now on nobody falls asleep."""
+    members = control[MEMBERS]
+    if members == 1:
+        return True
     if atomic_load(control, ARMED) == 0:
         atomic_add(control, ARMED, 1)
-        for thread in range(1, threads):
+        for thread in range(1, members):
             if atomic_load(control, ASLEEP + LINE_WORDS * thread) != 0:
                 return False
-    atomic_add(control, JOB, 1)
+    control[ARRIVED_BEFORE] = control[ASLEEP + 2] = atomic_load(control, ARRIVED)
+    atomic_store(control, JOB, (atomic_load(control, JOB) // MOST + 1) * MOST + members)
     return True
 
 
@@ -56,9 +70,12 @@ def next_job(control: Any, thread: int) -> bool:
     while True:
         if atomic_load(control, STOP) != 0:
             return False
-        if atomic_load(control, JOB) != done:
-            control[asleep + 1] = done + 1
-            return True
+        job = atomic_load(control, JOB)
+        if job != done:
+            control[asleep + 1] = done = job
+            if thread < job % MOST:
+                control[asleep + 2] = control[ARRIVED_BEFORE]
+                return True
         waited += 1
         if waited < SPINS:
             pause()

@@ -31,6 +31,7 @@ from sparseact.engine.forward.state import (
     MASKED_SCALES,
     MASKED_SUMS,
     NEURONS,
+    OUTPUT,
     PREDICTOR_DOWN,
     PREDICTOR_UP,
     ROWS,
@@ -49,6 +50,7 @@ from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
+from sparseact.engine.threads import MEMBERS
 
 
 @compiled
@@ -76,17 +78,17 @@ def _all_neurons(
     gate: int, up: int, down: int, dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 ) -> None:
     """All h of these linears; which of them down reads is left to their own size."""
-    threads, neurons = sizes.threads, tables.linears[gate, OUTPUTS]
+    threads, neurons = buffers.control[MEMBERS], tables.linears[gate, OUTPUTS]
     project(gate, thread, threads, dense, tables, buffers, buffers.outputs[GATE])
     if sizes.gated:
         project(up, thread, threads, dense, tables, buffers, buffers.outputs[UP])
     meet(buffers.control, thread, threads)
     x = buffers.floats[thread, X]
-    gather(gate, 0, neurons, threads, tables, buffers.outputs[GATE], x)
+    gather(gate, 0, neurons, tables, buffers.outputs[GATE], x)
     activate(sizes.activation, x, neurons)
     if sizes.gated:
         other = buffers.floats[thread, NEURONS]
-        gather(up, 0, neurons, threads, tables, buffers.outputs[UP], other)
+        gather(up, 0, neurons, tables, buffers.outputs[UP], other)
         for j in range(neurons):
             x[j] *= other[j]
     round_input(neurons, thread, buffers)
@@ -98,14 +100,32 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     """The thread's neurons that act(gate), or up, switches on: their rows of the other one, and columns of down."""
     by_gate = places[CHOICE] == BY_GATE
     first_linear, other = (GATE, UP) if by_gate else (UP, GATE)
-    threads, down, own = sizes.threads, places[DOWN], buffers.floats[thread]
-    out = buffers.outputs[first_linear]
-    project(places[first_linear], thread, threads, dense, tables, buffers, out)
+    threads, parts = buffers.control[MEMBERS], len(buffers.floats)
+    project(places[first_linear], thread, threads, dense, tables, buffers, buffers.outputs[first_linear])
     meet(buffers.control, thread, threads)
-    first, last = input_share(down, thread, threads, tables)
+    for part in range(thread, parts, threads):
+        _part_by_one(places, first_linear, other, part, dense, thread, sizes, tables, buffers)
+
+
+@compiled
+def _part_by_one(
+    places: Any,
+    first_linear: int,
+    other: int,
+    part: int,
+    dense: int,
+    thread: int,
+    sizes: Sizes,
+    tables: Tables,
+    buffers: Buffers,
+) -> None:
+    """The neurons of one part, of which linear `first_linear` was computed."""
+    down, own, by_gate = places[DOWN], buffers.floats[thread], first_linear == GATE
+    first, last = input_share(down, part, len(buffers.floats), tables)
     start, end = (0, sizes.neurons) if needs_all(down, tables) else (first, last)
     h, masked, active = own[NEURONS], own[MASKED], buffers.integers[thread, ACTIVE]
-    gather(places[first_linear], start, end, threads, tables, out, h[start:])
+    out = buffers.outputs[first_linear]
+    gather(places[first_linear], start, end, tables, out, h[start:])
     if by_gate:
         activate(sizes.activation, h[start:], end - start)
     count = choose(down, h, h, first, last, thread, dense, 0, tables, buffers)
@@ -116,17 +136,26 @@ def _neurons_by_one(places: Any, dense: int, thread: int, sizes: Sizes, tables: 
     for k in range(count):
         masked[active[k]] *= products[k]
     take_shift(down, masked, active, 0, count, tables)
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, part])
 
 
 @compiled
 def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's neurons that a predictor switches on: their rows of gate and up, and columns of down."""
-    down, own = places[DOWN], buffers.floats[thread]
-    guess, h, up = own[NEURONS], own[ROWS], own[NEURONS]
     if dense == 0:
-        _predict(places, thread, sizes, tables, buffers, guess)
-    first, last = input_share(down, thread, sizes.threads, tables)
+        _predict(places, thread, sizes, tables, buffers, buffers.floats[thread, NEURONS])
+    for part in range(thread, len(buffers.floats), buffers.control[MEMBERS]):
+        _predicted_part(places, part, dense, thread, sizes, tables, buffers)
+
+
+@compiled
+def _predicted_part(
+    places: Any, part: int, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """The neurons of one part, of which the scores are there."""
+    down, own = places[DOWN], buffers.floats[thread]
+    guess, h, up = own[NEURONS], own[ROWS], own[OUTPUT]
+    first, last = input_share(down, part, len(buffers.floats), tables)
     count = choose(down, guess, guess, first, last, thread, dense, 0, tables, buffers)
     masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
     _project_rows(places[GATE], count, thread, tables, buffers, h)
@@ -138,20 +167,20 @@ def _predicted_neurons(places: Any, dense: int, thread: int, sizes: Sizes, table
     for k in range(count):
         masked[active[k]] = h[k]
     take_shift(down, masked, active, 0, count, tables)
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, part])
 
 
 @compiled
 def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers, guess: Any) -> None:
     """Set guess[:neurons] to the predictor's sigmoid(up(down(x)) + bias)."""
-    down, up, threads = places[PREDICTOR_DOWN], places[PREDICTOR_UP], sizes.threads
+    down, up, threads = places[PREDICTOR_DOWN], places[PREDICTOR_UP], buffers.control[MEMBERS]
     project(down, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
     meet(buffers.control, thread, threads)
     # The input stays where it is, for gate and up; the factor's own is rounded beside it.
     own, rank = buffers.floats[thread], tables.linears[down, OUTPUTS]
     x, scales, codes = own[MASKED], own[MASKED_SCALES], buffers.codes[thread, 1]
     sums = buffers.integers[thread, MASKED_SUMS]
-    gather(down, 0, rank, threads, tables, buffers.outputs[GATE], x)
+    gather(down, 0, rank, tables, buffers.outputs[GATE], x)
     end = (rank + CHUNK - 1) // CHUNK * CHUNK
     for j in range(rank, end):
         x[j] = 0
@@ -159,7 +188,7 @@ def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Bu
     first, last = share(tables.linears[up, PADDED_OUTPUTS] // PANEL, thread, threads)
     dot_panels(tables.arena, tables.linears, up, first, last, x, codes, scales, sums, buffers.outputs[UP, 0])
     meet(buffers.control, thread, threads)
-    gather(up, 0, sizes.neurons, threads, tables, buffers.outputs[UP], guess)
+    gather(up, 0, sizes.neurons, tables, buffers.outputs[UP], guess)
     sigmoid(guess, sizes.neurons)
 
 

@@ -58,7 +58,7 @@ def round_input(n: int, thread: int, buffers: Buffers) -> None:
 
 @compiled
 def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables, buffers: Buffers, out: Any) -> None:
-    """This thread's part of linear `i` of the input: its rows of out[0], or its columns' sum in out[thread].
+    """This thread's part of linear `i` of the input: its rows of out[0], or sums of columns, parts of `out`.
 
     Bias and offset are added by `gather`, once all threads are done. `dense`: 1 if all inputs are on, None if they
     always are and no linear is in columns.
@@ -66,9 +66,11 @@ def project(i: int, thread: int, threads: int, dense: int | None, tables: Tables
     own, integers, all_codes = buffers.floats[thread], buffers.integers[thread], buffers.codes[thread]
     x = own[X]
     if dense is not None and tables.linears[i, LAYOUT] == COLUMNS:
-        first, last = input_share(i, thread, threads, tables)
-        count = choose(i, x, x, first, last, thread, dense, 1, tables, buffers)
-        add_columns(i, first, last, count, thread, tables, buffers, out[thread])
+        parts = len(out)
+        for part in range(thread, parts, threads):
+            first, last = input_share(i, part, parts, tables)
+            count = choose(i, x, x, first, last, thread, dense, 1, tables, buffers)
+            add_columns(i, first, last, count, thread, tables, buffers, out[part])
         return
     first, last = share(tables.linears[i, PADDED_OUTPUTS] // PANEL, thread, threads)
     codes, scales, sums = all_codes[0], own[X_SCALES], integers[X_SUMS]
@@ -105,9 +107,9 @@ def _choose_all(i: int, thread: int, dense: int, tables: Tables, buffers: Buffer
 
 
 @compiled
-def input_share(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int]:
-    """First and last of the inputs of linear `i` that are a thread's: whole blocks."""
-    first, last = share(tables.linears[i, PADDED_INPUTS] // BLOCK, thread, threads)
+def input_share(i: int, part: int, parts: int, tables: Tables) -> tuple[int, int]:
+    """First and last of the inputs of linear `i` that are a part's: whole blocks."""
+    first, last = share(tables.linears[i, PADDED_INPUTS] // BLOCK, part, parts)
     return first * BLOCK, min(last * BLOCK, tables.linears[i, INPUTS])
 
 
@@ -214,10 +216,10 @@ def add_columns(
 
 
 @compiled
-def gather(i: int, first: int, last: int, threads: int, tables: Tables, out: Any, y: Any) -> None:
-    """y[: last - first] = outputs first..last of linear `i`: the threads' parts, offset and bias. y may be out[0]."""
+def gather(i: int, first: int, last: int, tables: Tables, out: Any, y: Any) -> None:
+    """y[: last - first] = outputs first..last of linear `i`: the parts in `out`, offset and bias. y may be out[0]."""
     row = tables.linears[i]
-    parts = 1 if row[LAYOUT] == PANELS else threads
+    parts = 1 if row[LAYOUT] == PANELS else len(out)
     bias, offset = row[BIAS], row[OFFSET]
     for j in range(first, last):
         y[j - first] = out[0, j]

@@ -29,6 +29,7 @@ from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest, total_of_squares
 from sparseact.engine.simd.vectors import largest, load_f32
+from sparseact.engine.threads import MEMBERS
 
 
 @compiled
@@ -38,7 +39,7 @@ def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -
     Those are computed as the whole head is, so that the highest logit is the same to the bit wherever its
     panel is promising: its approximate logit is less than a margin below the highest approximate one.
     """
-    control, threads = buffers.control, sizes.threads
+    control, threads = buffers.control, buffers.control[MEMBERS]
     own, logits = buffers.floats[thread], buffers.logits[0]
     margin = _input_of_screen(thread, sizes, tables, buffers)
     panels = tables.linears[sizes.head, PADDED_OUTPUTS] // PANEL
@@ -58,7 +59,7 @@ def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -
             continue
         computed += 1
         dot_panels(tables.arena, tables.linears, sizes.head, panel, panel + 1, own[X], codes, scales, sums, logits)
-        gather(sizes.head, first, last, threads, tables, buffers.logits, logits[first:])
+        gather(sizes.head, first, last, tables, buffers.logits, logits[first:])
         if sizes.final_softcap > 0:
             cap(sizes.final_softcap, logits, first, last)
         best = find_highest(logits, first, last)
@@ -74,10 +75,11 @@ def _input_of_screen(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
     """Set the thread's masked input to the screen's coordinates of x, rounded; returns the margin."""
     own = buffers.floats[thread]
     x, y, basis = own[X], own[MASKED], sizes.screen_basis
-    project(basis, thread, sizes.threads, 1, tables, buffers, buffers.outputs[Q])
-    meet(buffers.control, thread, sizes.threads)
+    threads = buffers.control[MEMBERS]
+    project(basis, thread, threads, 1, tables, buffers, buffers.outputs[Q])
+    meet(buffers.control, thread, threads)
     n, padded = tables.linears[basis, OUTPUTS], tables.linears[sizes.screen, PADDED_INPUTS]
-    gather(basis, 0, n, sizes.threads, tables, buffers.outputs[Q], y)
+    gather(basis, 0, n, tables, buffers.outputs[Q], y)
     kept = total_of_squares(y, n, np.float32(0))
     for j in range(n, padded):
         y[j] = np.float32(0)
@@ -95,7 +97,7 @@ def _input_of_screen(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
 def _approximate(panels: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """The thread's approximate logits, and the highest of them."""
     own, logits = buffers.floats[thread], buffers.logits[0]
-    first, last = share(panels, thread, sizes.threads)
+    first, last = share(panels, thread, buffers.control[MEMBERS])
     codes, sums = buffers.codes[thread, 1], buffers.integers[thread, MASKED_SUMS]
     dot_panels(
         tables.arena,
@@ -110,6 +112,6 @@ def _approximate(panels: int, thread: int, sizes: Sizes, tables: Tables, buffers
         logits,
     )
     first, last = first * PANEL, min(last * PANEL, sizes.vocabulary)
-    gather(sizes.screen, first, last, sizes.threads, tables, buffers.logits, logits[first:])
+    gather(sizes.screen, first, last, tables, buffers.logits, logits[first:])
     best = find_highest(logits, first, last)
     own[HIGHEST, 1] = logits[best] if last > first else -np.float32(np.inf)

@@ -61,9 +61,8 @@ PADDING = 64
 
 
 class Sizes(NamedTuple):
-    """Numbers of an `Architecture`, and of the team."""
+    """Numbers of an `Architecture`."""
 
-    threads: int
     layers: int
     hidden: int
     heads: int
@@ -134,7 +133,11 @@ INTEGERS = 4
 
 
 class Buffers(NamedTuple):
-    """What a step writes. What begins with [threads] is each thread's own, the rest is shared."""
+    """What a step writes. What begins with [threads] is each thread's own, the rest is shared.
+
+    Of a linear in columns the team's threads have a part of the sum each, also where fewer of them take part in a
+    step and do several parts: so sums round alike, whoever takes part.
+    """
 
     control: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]  # [threads, linears] inputs that were on, over all tokens; panels of a screened head
@@ -156,12 +159,11 @@ def padded(n: int) -> int:
     return -(-n // PADDING) * PADDING
 
 
-def sizes_of(architecture: Architecture, threads: int, linears: Mapping[str, int], offsets: Mapping[str, int]) -> Sizes:
-    """Sizes for a team; `linears` are the numbers of the linears, `offsets` those of the vectors, by canonical name."""
+def sizes_of(architecture: Architecture, linears: Mapping[str, int], offsets: Mapping[str, int]) -> Sizes:
+    """Sizes of a model; `linears` are the numbers of the linears, `offsets` those of the vectors, by canonical name."""
     a = architecture
     embed = linears["embed"]
     return Sizes(
-        threads=threads,
         layers=a.layers,
         hidden=a.hidden,
         heads=a.heads,

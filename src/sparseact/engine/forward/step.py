@@ -57,6 +57,7 @@ from sparseact.engine.quant.dequant import read_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest
+from sparseact.engine.threads import MEMBERS
 
 
 @compiled
@@ -78,18 +79,18 @@ def run(masks: int | None, sizes: Sizes, tables: Tables, buffers: Buffers, threa
         while next_job(control, thread):
             decode(masks, thread, sizes, tables, buffers)
         return False
-    if not begin_job(control, sizes.threads):
+    if not begin_job(control):
         return False
     decode(masks, thread, sizes, tables, buffers)
-    choose_found(sizes, buffers)
+    choose_found(buffers)
     return True
 
 
 @compiled
-def choose_found(sizes: Sizes, buffers: Buffers) -> None:
+def choose_found(buffers: Buffers) -> None:
     """Of the threads' likeliest tokens the likeliest."""
     best = 0
-    for other in range(1, sizes.threads):
+    for other in range(1, buffers.control[MEMBERS]):
         highest, token = buffers.floats[other, HIGHEST, 0], buffers.integers[other, TOKEN, 0]
         first = highest == buffers.floats[best, HIGHEST, 0] and token < buffers.integers[best, TOKEN, 0]
         if first or highest > buffers.floats[best, HIGHEST, 0]:
@@ -100,7 +101,8 @@ def choose_found(sizes: Sizes, buffers: Buffers) -> None:
 @compiled
 def decode(masks: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """A thread's part of one step: the logits of the token in the control array, and the likeliest of them."""
-    control, threads, hidden = buffers.control, sizes.threads, sizes.hidden
+    control, hidden = buffers.control, sizes.hidden
+    threads = control[MEMBERS]
     position, dense = control[POSITION], masks if masks is None else control[DENSE]  # None, or a number
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     embed(control[GIVEN], position, sizes, tables, residual)
@@ -168,7 +170,7 @@ def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -
 def add_output(i: int, out: Any, post_norm: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Add what linear `i` put out to the residual, normed before where the model does so."""
     y, residual = buffers.floats[thread, OUTPUT], buffers.floats[thread, RESIDUAL]
-    gather(i, 0, sizes.hidden, sizes.threads, tables, out, y)
+    gather(i, 0, sizes.hidden, tables, out, y)
     if post_norm >= 0:
         rms_norm(y, sizes.hidden, tables.vectors, post_norm, sizes.epsilon, y)
     for j in range(sizes.hidden):
@@ -189,7 +191,7 @@ def attend_heads(
     query, out = own[QUERY], own[HEAD_OUTPUT]
     seen = position + 1 if places[WINDOW] == 0 else min(position + 1, places[WINDOW])
     count = tables.linears[q, OUTPUTS] // size
-    first, last = share(count, thread, sizes.threads)
+    first, last = share(count, thread, buffers.control[MEMBERS])
     if first < last:
         # Those that no head asks, too: a later prompt may. Threads that share a key head both write the same
         # row, so that neither waits for the other.
@@ -201,7 +203,7 @@ def attend_heads(
         shared = _key_head(k, layer, chosen, sizes, tables)
         keys, values = buffers.keys[layer, shared], buffers.values[layer, shared]
         at = k * size
-        gather(q, at, at + size, sizes.threads, tables, buffers.outputs[Q], query)
+        gather(q, at, at + size, tables, buffers.outputs[Q], query)
         _turn(query, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
         for j in range(size):
             query[j] *= sizes.attention_scale
@@ -227,10 +229,10 @@ def _remember_token(
     places, size, kept = tables.layers[layer], sizes.head_dim, buffers.floats[thread, KEPT]
     for head in range(start, end):
         at = head * size
-        gather(places[K], at, at + size, sizes.threads, tables, buffers.outputs[K], kept)
+        gather(places[K], at, at + size, tables, buffers.outputs[K], kept)
         _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
         remember(kept, size, buffers.keys[layer, head, position])
-        gather(places[V], at, at + size, sizes.threads, tables, buffers.outputs[V], kept)
+        gather(places[V], at, at + size, tables, buffers.outputs[V], kept)
         remember(kept, size, buffers.values[layer, head, position])
 
 
@@ -249,14 +251,15 @@ def _head(dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers:
     head, logits = sizes.head, buffers.logits[0]
     columns = dense is not None and tables.linears[head, LAYOUT] == COLUMNS
     unit = CHUNK if columns else PANEL
-    first, last = share((sizes.vocabulary + unit - 1) // unit, thread, sizes.threads)
+    threads = buffers.control[MEMBERS]
+    first, last = share((sizes.vocabulary + unit - 1) // unit, thread, threads)
     first, last = first * unit, last * unit
     if dense is not None and columns:
         project_long(head, first, last, thread, dense, tables, buffers, logits)
     else:
-        project(head, thread, sizes.threads, dense, tables, buffers, buffers.logits)
+        project(head, thread, threads, dense, tables, buffers, buffers.logits)
     last = min(last, sizes.vocabulary)
-    gather(head, first, last, 1, tables, buffers.logits, logits[first:])
+    gather(head, first, last, tables, buffers.logits, logits[first:])
     if sizes.final_softcap > 0:
         cap(sizes.final_softcap, logits, first, last)
     token = find_highest(logits, first, last)

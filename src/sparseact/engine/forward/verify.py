@@ -44,6 +44,7 @@ from sparseact.engine.quant.arena import FORMAT, OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, HALF
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest
+from sparseact.engine.threads import MEMBERS
 from sparseact.models.formats import BF16, F32
 
 
@@ -58,14 +59,14 @@ def run_verifying(sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers,
         while next_job(control, thread):
             _work(thread, sizes, tables, dense, buffers, batch)
         return False
-    if not begin_job(control, sizes.threads):
+    if not begin_job(control):
         return False
     _work(thread, sizes, tables, dense, buffers, batch)
     if batch.tokens[0] == 0:
-        choose_found(sizes, buffers)
+        choose_found(buffers)
     for token in range(batch.tokens[0]):
         best = 0
-        for other in range(1, sizes.threads):
+        for other in range(1, control[MEMBERS]):
             if batch.highest[other, token] > batch.highest[best, token]:
                 best = other
         batch.found[token] = batch.best[best, token]
@@ -102,7 +103,8 @@ def _of_token(token: int, buffers: Buffers, batch: Batch) -> Buffers:
 @compiled
 def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     """`step.decode` for several tokens, without masks."""
-    control, threads, count = buffers.control, sizes.threads, batch.tokens[0]
+    control, count = buffers.control, batch.tokens[0]
+    threads = control[MEMBERS]
     position = control[POSITION]
     for t in range(count):
         own = batch.floats[t, thread]
@@ -132,7 +134,7 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
         _add_outputs(places[DOWN], DOWN, places[POST_MLP_NORM], thread, sizes, dense, buffers, batch)
     _norms(sizes.norm, sizes.norm_bias, thread, sizes, tables, batch)
     _tile(sizes.hidden, thread, tables, buffers, batch)
-    _head(thread, sizes, tables, dense, batch)
+    _head(thread, sizes, tables, dense, buffers, batch)
     meet(control, thread, threads)
 
 
@@ -205,7 +207,7 @@ def _chunks(i: int, thread: int, threads: int, tables: Tables) -> tuple[int, int
 @compiled
 def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     """The neurons h = act(gate(x)) * up(x), or act(gate(x)); then the thread's part of down(h)."""
-    threads, neurons = sizes.threads, sizes.neurons
+    threads, neurons = buffers.control[MEMBERS], sizes.neurons
     _tile(sizes.hidden, thread, tables, buffers, batch)
     _project(places[GATE], GATE, thread, threads, tables, batch)
     if sizes.gated:
@@ -213,11 +215,11 @@ def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, 
     meet(buffers.control, thread, threads)
     for t in range(batch.tokens[0]):
         x, outputs = batch.x[thread, t], batch.outputs[t]
-        gather(places[GATE], 0, neurons, threads, dense, outputs[GATE], x)
+        gather(places[GATE], 0, neurons, dense, outputs[GATE], x)
         activate(sizes.activation, x, neurons)
         if sizes.gated:
             up = batch.floats[t, thread, NEURONS]
-            gather(places[UP], 0, neurons, threads, dense, outputs[UP], up)
+            gather(places[UP], 0, neurons, dense, outputs[UP], up)
             for j in range(neurons):
                 x[j] *= up[j]
     _tile(neurons, thread, tables, buffers, batch)
@@ -225,15 +227,15 @@ def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, 
 
 
 @compiled
-def _head(thread: int, sizes: Sizes, tables: Tables, dense: Tables, batch: Batch) -> None:
+def _head(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buffers, batch: Batch) -> None:
     """The thread's logits of each token, and the highest of them."""
-    head, threads = sizes.head, sizes.threads
+    head, threads = sizes.head, buffers.control[MEMBERS]
     _multiply(head, thread, threads, tables, batch, batch.flat_logits, 0, batch.logits.shape[1])
     first, last = _chunks(head, thread, threads, tables)
     first, last = first * CHUNK, min(last * CHUNK, sizes.vocabulary)
     for t in range(batch.tokens[0]):
         logits = batch.logits[t]
-        gather(head, first, last, threads, dense, batch.logits[t : t + 1], logits[first:])
+        gather(head, first, last, dense, batch.logits[t : t + 1], logits[first:])
         if sizes.final_softcap > 0:
             cap(sizes.final_softcap, logits, first, last)
         token = find_highest(logits, first, last)

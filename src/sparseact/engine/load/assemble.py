@@ -158,7 +158,7 @@ def assemble(
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
     buffers = buffers_of(architecture, threads, table, keys, values)
-    return sizes_of(architecture, threads, model.numbers, model.offsets), tables, buffers
+    return sizes_of(architecture, model.numbers, model.offsets), tables, buffers
 
 
 def _cache_memory(architecture: Architecture, context: int, dtype: Any) -> npt.NDArray[Any]:
