@@ -21,7 +21,8 @@ from sparseact.bench.spec import Spec
 from sparseact.bench.summary import Group, summarise
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.utils.environment import cpu_name, usable_cores
+from sparseact.utils.environment import cpu_name
+from sparseact.utils.processors import processors
 
 NO_PERPLEXITY = {"perplexity": math.nan, "reference": math.nan}
 
@@ -63,7 +64,7 @@ def measure_shape(
     ids = random.Random(seed).choices(range(architecture.vocabulary), k=prompt)  # noqa: S311 - no secret
     work = Work(ids, prompt, tokens)
     settings = {"model": shape, "text_sha256": "", "prompt": prompt, "tokens": tokens, "context": 0}
-    environment = {"cpu": cpu_name(), "cores": usable_cores(), "energy": open_meter().said}
+    environment = {"cpu": cpu_name(), "cores": processors(), "energy": open_meter().said}
     of_all = {"run": "", **settings}
     rows: list[Row] = [{"kind": "run", **of_all, "environment": environment}]
 

@@ -67,9 +67,9 @@ def bench(
     with shared.session(with_torch=shape is None):
         from sparseact.bench.report import as_rows, as_text
         from sparseact.bench.spec import runners
-        from sparseact.utils.environment import usable_cores
+        from sparseact.utils.processors import processors
 
-        threads = shared.threads or usable_cores()
+        threads = shared.threads or processors()
         common = {"threads": threads, "rounds": rounds, "prompt": prompt_tokens, "tokens": tokens, "seed": shared.seed}
         if shape is not None:
             from sparseact.bench.by_shape import measure_shape

@@ -39,13 +39,13 @@ def check(
         from sparseact.feasibility.report import as_text
         from sparseact.models import load
         from sparseact.policies import write_text
-        from sparseact.utils.environment import usable_cores
+        from sparseact.utils.processors import processors
 
         read = load_text(text) if text is not None else None
         language_model, tokenizer = load(model, device=shared.device)
         if read is None:
             read = write_text(language_model, tokenizer, tokens=2 * tokens + 256, seed=shared.seed)
-        threads = shared.threads or usable_cores()
+        threads = shared.threads or processors()
         outlook = check(
             language_model,
             tokenizer,

@@ -25,7 +25,7 @@ from sparseact.engine.lm_head.cache import keep_screen, read_screen, screen_path
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
 from sparseact.engine.load.assemble import assemble, load_gated
 from sparseact.engine.load.gates import read_gates
-from sparseact.engine.options import check_modes, checked, checked_tokens, processors
+from sparseact.engine.options import check_modes, checked, checked_tokens
 from sparseact.engine.pace import Pace
 from sparseact.engine.simd.entry import Call
 from sparseact.engine.speculative import Speculation
@@ -37,6 +37,7 @@ from sparseact.models.resolve import resolve
 from sparseact.models.weights import Weights, open_weights
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.recipe import Recipe, load_recipe
+from sparseact.utils.processors import processors
 
 
 class Engine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,6 @@ def check_modes(*, screen: bool, lossless: bool, recipe: bool, masks_head: bool)
         raise InputError("lossless: is exact, and a screen is not; leave out one of both")
     if screen and masks_head:
         raise InputError("screen: this recipe chooses inputs of the head itself (lm_head=true); leave out one of both")
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def checked(name: str, value: int | None, default: int, lowest: int, highest: int | None) -> int:

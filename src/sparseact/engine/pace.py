@@ -10,7 +10,7 @@ from __future__ import annotations
 STEPS = 4
 """Steps of which a mean is taken, and of a trial."""
 SOON, LATE = 64, 1024
-"""Steps before the next trial: after one that changed something, and at most. Each that changes nothing doubles them."""
+"""Steps before the next trial: after one that changed something, and at most. One that changes nothing doubles them."""
 BETTER = 0.9
 """Share of the usual time that a trial must stay below."""
 SLOWER, QUICKER = 1.5, 0.85

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sparseact
+from sparseact.utils.processors import processors
 
 _PACKAGES = ("torch", "transformers", "numpy", "safetensors", "gguf", "pandas", "sacrebleu")
 
@@ -27,7 +28,7 @@ def describe(device: object = "cpu", dtype: object = None) -> dict[str, Any]:
     device = str(device)
     described: dict[str, Any] = {
         "cpu": cpu_name(),
-        "cores": usable_cores(),
+        "cores": processors(),
         "memory_bytes": _memory_bytes(),
         "threads": torch.get_num_threads(),
         "device": device,
@@ -61,13 +62,6 @@ def cpu_name() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def available_bytes() -> int | None:

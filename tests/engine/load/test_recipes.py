@@ -26,6 +26,7 @@ from sparseact.policies import (
     FirstLook,
     Griffin,
     LaRoSA,
+    LeadingBits,
     NOfM,
     Phases,
     RSparse,
@@ -109,6 +110,26 @@ def test_steps_equal_hooks_on_the_model(name, streamed, threads):
         assert read["1.up"] == read["1.down"] < 0.8
     if name in {"countdown", "deja-vu"}:
         assert read["1.gate"] == read["1.down"] < 0.8
+
+
+@pytest.mark.parametrize("name", ["sparseact", "cats", "countdown", "deja-vu", "top-p", "leading-bits"])
+def test_steps_are_the_same_to_the_bit_whoever_of_the_team_takes_part(name):
+    """Load on the machine decides how many threads do a step, so it must not decide a bit."""
+    policy = LeadingBits(0.5) if name == "leading-bits" else POLICIES[name]
+    model, recipe = calibrated(policy)
+    with Engine.from_model(model, recipe, dtype="q8" if name == "leading-bits" else "f32", threads=3) as engine:
+        found = []
+        for members in ([3] * 12, [1] * 12, [3, 1, 2] * 4, [2, 1, 3] * 4):
+            engine.reset()
+            found.append([])
+            for token, count in zip(IDS, members, strict=True):
+                engine._pace.members = count
+                found[-1].append(engine.step(token))
+                engine._pace = type(engine._pace)(3)
+            found[-1].append(engine.density())
+    for other in found[1:]:
+        np.testing.assert_array_equal(np.stack(other[:-1]), np.stack(found[0][:-1]))
+        assert other[-1] == found[0][-1]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
