@@ -5,6 +5,18 @@ from typing import Any
 from sparseact.errors import InputError
 
 
+def check_text(option: str, text: str) -> None:
+    """Refuse text that is none: the command line makes half characters of bytes that are not UTF-8.
+
+    Raises:
+        InputError: names the option.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{option}: character {error.start + 1} is half of one; this is not UTF-8 text") from error
+
+
 def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     """One prompt as token ids, as the model expects to be asked.
 
@@ -20,10 +32,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     Raises:
         InputError: the prompt gives no tokens or is no text, or the chat template refuses it.
     """
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # what the command line makes of bytes that are not UTF-8
-        raise InputError(f"prompt: character {error.start + 1} is half of one; the prompt is not UTF-8") from error
+    check_text("prompt", prompt)
     text, chat = prompt, bool(chat and tokenizer.chat_template)
     if chat:
         messages = [{"role": "user", "content": prompt}]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparseact.masked.decoding import evaluation_mode
+from sparseact.masked.decoding import check_logits, evaluation_mode, stop_tokens
 from sparseact.masked.density import Density
 from sparseact.models.formats import Floats
 from sparseact.recipes.recipe import Recipe
@@ -40,6 +40,7 @@ class Masked:
 
     def __init__(self, model: PreTrainedModel, density: Density | None) -> None:
         """density: the counts of a recipe that is on the model."""
+        self.ends = stop_tokens(model)
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._model, self._density = model, density
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
@@ -75,6 +76,7 @@ class Masked:
         for _ in range(n):
             if self._chosen:
                 self._run(self._chosen)
+            check_logits(self._logits)
             self._chosen = [int(self._logits.float().argmax())]
             found += self._chosen
         return found

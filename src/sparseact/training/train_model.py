@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from sparseact.training.parameters import add_lora, dense_teacher, trainable
 from sparseact.training.quality import HeldOut, held_out
 from sparseact.training.text import HELD_OUT, Mix, as_text, shares_of, split_text
 from sparseact.utils.environment import describe
-from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -177,8 +176,7 @@ def _train(
             "environment": describe(model.device, model.dtype),
             "log": training.log,
         }
-        with write_atomically(out / "train.json") as path:
-            path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(out / "train.json", record, indent=1)
         write_page(out)
     return Trained(out, recipe, {"before": before, "after": after}, seconds)
 
