@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparseact.data import builtin_questions, encode_prompt
+from sparseact.data import builtin_questions, context_of, encode_prompt
 from sparseact.errors import InputError
 from sparseact.masked.decoding import check_each_step, ends_only, evaluation_mode, pad_left, stop_tokens
 
@@ -33,7 +33,7 @@ def write_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, to
     Raises:
         InputError: the model's context is too short for any of the questions.
     """
-    room = model.config.get_text_config().max_position_embeddings
+    room = context_of(model.config) or sys.maxsize
     asked = [(q["question"], encode_prompt(tokenizer, q["question"])) for q in builtin_questions()]
     asked = [(question, ids) for question, ids in asked if ids.shape[1] < room]
     if not asked:

@@ -65,7 +65,7 @@ def take_sample(
     generator = torch.Generator().manual_seed(seed)
     stride = -(-windows.numel() * sum(site.units for site in sites) // VALUES_AT_MOST)
     with torch.set_grad_enabled(gradient), evaluation_mode(model):
-        for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
+        for window in windows.to(model.device).clone().split(WINDOWS_AT_ONCE):
             with capture(model, sites, gradient=gradient) as seen, nullcontext() if gradient else skip_logits(model):
                 logits = model(window, use_cache=False).logits
                 if gradient:

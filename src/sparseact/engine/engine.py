@@ -97,6 +97,7 @@ class Engine:
         self._vectors = _vectors(self._model, self.architecture)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         self._units_are_chosen = False  # by the prompt, and all copied
+        self._prompt_scores: PromptScores | None = None  # of the text so far
         self._logits_are_finite = True
         self._chosen: int | None = None  # by `greedy`, part of the text, not run yet
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
@@ -166,8 +167,8 @@ class Engine:
     def prefill(self, ids: Sequence[int] | Array) -> Floats:
         """Add tokens to the text, all at once.
 
-        With a recipe that chooses neurons or heads from the prompt, they choose those of the tokens that follow; a
-        single token after others does not.
+        With a recipe that chooses neurons or heads from the prompt, all of a prompt that comes in parts
+        chooses those of the tokens that follow; a single token after others does not.
 
         Args:
             ids: at least one token.
@@ -186,7 +187,7 @@ class Engine:
             return self.step(int(tokens[0]))
         sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
         sparse = sparse and not self._by_prompt and not self.lossless
-        scores = PromptScores(self._gatings)
+        scores = PromptScores(self._gatings, self._prompt_scores if self._cache.length else None)
         with products(self._model, self.threads) as product:
             mask = scores.note if choosing else partial(self._mask, product) if sparse else None
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
@@ -197,6 +198,7 @@ class Engine:
         self._buffers.control[FOUND] = int(logits.argmax())
         self._logits_are_finite = bool(np.isfinite(logits.max()))
         if choosing:
+            self._prompt_scores = scores
             self._choose_units(scores)
         return logits
 

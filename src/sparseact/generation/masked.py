@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sparseact.data import context_of
 from sparseact.masked.decoding import check_logits, evaluation_mode, stop_tokens
 from sparseact.masked.density import Density
 from sparseact.models.formats import Floats
@@ -41,7 +42,7 @@ class Masked:
     def __init__(self, model: PreTrainedModel, density: Density | None) -> None:
         """density: the counts of a recipe that is on the model."""
         self.ends = stop_tokens(model)
-        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = context_of(model.config)
         self._model, self._density = model, density
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
         self.reset()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparseact.errors import NotFiniteError
+from sparseact.masked.cache_check import check_cache
 from sparseact.models.end_tokens import end_tokens_in_memory
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
-    """Run every prompt token but the last. ids: [batch, prompt_tokens], left-padded."""
+    """Run every prompt token but the last. ids: [batch, prompt_tokens], left-padded.
+
+    Raises:
+        UnsupportedModelError: the model's cache is not what it is taken for.
+    """
     from transformers import DynamicCache
 
+    check_cache(model)
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     prefix = Prefix(DynamicCache(config=model.config), mask, ids[:, -1:])
     if ids.shape[1] > 1:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.policy import GatePolicy
-from sparseact.data import load_text, sketch_passages
+from sparseact.data import context_of, load_text, sketch_passages
 from sparseact.errors import InputError
 from sparseact.models.builtin import cache_folder
 from sparseact.models.quiet import quiet
@@ -226,7 +226,7 @@ def _read_texts(
     key: str,
     threads: int | None,
 ) -> Mix:
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", options.window)
+    longest = context_of(model.config) or options.window
     if options.window > longest:
         raise InputError(f"window: {options.window} tokens are more than the model's {longest} positions")
     read = [(str(text), load_text(text)) if str(text) != OWN else (OWN, None) for text in texts]
