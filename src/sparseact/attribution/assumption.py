@@ -32,9 +32,9 @@ def check_assumption(model: PreTrainedModel, sites: Sequence[Site]) -> None:
         UnsupportedModelError: says which gradient is wrong.
     """
     known = _KNOWN.setdefault(model, {})
-    unknown = [site for site in sites if site.module not in known]
+    unknown = {site.module: site for site in sites if site.module not in known}
     if unknown:
-        known |= _try(model, unknown)
+        known |= _try(model, [*unknown.values()])
     if reason := next(filter(None, (known[site.module] for site in sites)), ""):
         raise UnsupportedModelError(
             f"model: {type(model).__name__}: {reason}, so one pass does not give the gradients of all tokens"
