@@ -35,6 +35,13 @@ class MissingExtraError(InputError):
         self.extra = extra
 
 
+class NotFiniteError(InputError):
+    """What a model computes is not a finite number, as damaged weights make it, or a type too narrow for them."""
+
+    def __init__(self, what: str = "the model's logits") -> None:
+        super().__init__(f"{what} are not finite numbers; its weights may be damaged, or their type too narrow")
+
+
 def require(extra: str, *packages: str) -> None:
     """Raise a MissingExtraError if one of the packages of an extra is not installed."""
     for package in packages:

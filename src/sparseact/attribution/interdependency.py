@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sparseact.attribution.assumption import check_assumption
 from sparseact.attribution.interdependency_result import Case, Change, Interdependency, ratio
 from sparseact.attribution.one_pass import Attribution, attribute_in_one_pass
 from sparseact.attribution.scores import Scores
@@ -57,6 +58,7 @@ def measure_interdependency(
     sites = [site for site in find_sites(model) if site.name in scores.values]
     if len({site.layer for site in sites}) < 2:
         raise InputError(f"{type(model).__name__}: interdependency needs at least two layers")
+    check_assumption(model, sites)  # before units are masked
     random = torch.Generator().manual_seed(seed)
     changes: list[Change] = []
     sampled: list[Case] = []

@@ -109,7 +109,7 @@ def ratio(part: float, whole: float) -> float:
 
 
 def _write_table(path: Path, rows: Sequence[Change] | Sequence[Case]) -> None:
-    with write_atomically(path) as temporary, temporary.open("w", newline="") as file:
+    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(asdict(rows[0])))
         table.writeheader()
         table.writerows(asdict(row) for row in rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from sparseact.attribution.assumption import check_assumption
 from sparseact.attribution.own_position import KeysValues, own_position_attention
 from sparseact.errors import InputError
 from sparseact.masked.decoding import Prefix, teacher_force
@@ -36,6 +37,7 @@ class Attribution:
     keys_values: KeysValues
 
 
+@torch.inference_mode(mode=False)
 def attribute_in_one_pass(
     model: PreTrainedModel,
     sites: Sequence[Site],
@@ -53,10 +55,13 @@ def attribute_in_one_pass(
 
     Raises:
         InputError: a gradient is not finite.
-        UnsupportedModelError: the model's attention can't be exchanged.
+        UnsupportedModelError: the model's attention can't be exchanged, or it is not what the method assumes.
 
     Source: Song et al. 2024, section 3 (per-token gradient); the single pass is ours.
     """
+    check_assumption(model, sites)
+    # Tensors of inference mode cannot take part in what is differentiated.
+    label, target = label.clone(), (label if target is None else target).clone()
     keys_values: KeysValues = {}
     with (
         torch.enable_grad(),
@@ -64,7 +69,7 @@ def attribute_in_one_pass(
         capture(model, sites, gradient=True) as x,
     ):
         logits = teacher_force(model, prefix, label.clamp(min=0))
-        loss = total_loss(logits, label if target is None else target)
+        loss = total_loss(logits, target)
         order = [x[site] for site in sites]
         gradient = dict(zip(sites, torch.autograd.grad(loss, order), strict=True))
     for site, value in gradient.items():

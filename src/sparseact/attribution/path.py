@@ -20,6 +20,7 @@ LOGITS_AT_ONCE = 2**25
 """Logits held by one pass; more path steps than fit are run in turn."""
 
 
+@torch.inference_mode(mode=False)
 def path_gradients(
     model: PreTrainedModel,
     sites: Sequence[Site],
@@ -42,7 +43,7 @@ def path_gradients(
         [1, T, units, unit_size] per site. Costs one forward and at most one backward of `steps`
         times the tokens for each site.
     """
-    target = label if target is None else target
+    label, target = label.clone(), (label if target is None else target).clone()
     at_once = max(1, LOGITS_AT_ONCE // (label.shape[1] * model.config.get_text_config().vocab_size))
     alphas = torch.arange(1, steps + 1, device=label.device) / steps
     gradients = {}

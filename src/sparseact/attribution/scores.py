@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from sparseact.errors import InputError
 from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import read_json, write_json
 
 VERSION = 1
 
@@ -43,8 +43,7 @@ class Scores:
         tensors = {**self.values, "tokens": self.tokens, "prompt_tokens": self.prompt_tokens}
         with write_atomically(folder / "scores.safetensors") as path:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-        with write_atomically(folder / "scores.json") as path:
-            path.write_text(json.dumps({"version": VERSION, **self.meta}, indent=2) + "\n")
+        write_json(folder / "scores.json", {"version": VERSION, **self.meta}, indent=2)
 
     @classmethod
     def load(cls, folder: str | Path) -> Scores:
@@ -55,7 +54,7 @@ class Scores:
         """
         folder = Path(folder)
         try:
-            meta = json.loads((folder / "scores.json").read_text())
+            meta = read_json(folder / "scores.json")
             values = load_file(folder / "scores.safetensors")
             version, tokens, prompt = meta.pop("version"), values.pop("tokens"), values.pop("prompt_tokens")
         except Exception as error:  # a damaged file raises what its reader likes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparseact.calibration.sample import VALUES_AT_MOST, WINDOWS_AT_ONCE
-from sparseact.data import sketch_passages
+from sparseact.data import context_of, sketch_passages
 from sparseact.data.windows import cut_whole
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
@@ -44,7 +44,7 @@ def read_text(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, tokens: int = 2048, context: int = 256
 ) -> CalibrationText:
     """About `tokens` tokens of a text, in windows of `context` (or the model's own) spread evenly over it."""
-    context = min(context, model.config.max_position_embeddings)
+    context = min(context, context_of(model.config) or context)
     windows = cut_whole(tokenizer, text, context=context, limit=max(1, tokens // context))
     meta = {
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),

@@ -6,17 +6,15 @@ What a model is trained on is hundreds of times as long, and need be no answers:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sparseact.data import builtin_questions, encode_prompt
+from sparseact.data import builtin_questions, context_of, encode_prompt
 from sparseact.errors import InputError
-from sparseact.masked.decoding import evaluation_mode, pad_left, stop_tokens
+from sparseact.masked.decoding import check_each_step, ends_only, evaluation_mode, pad_left, stop_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +36,7 @@ def write_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, to
     Raises:
         InputError: the model's context is too short for any of the questions.
     """
-    room = model.config.get_text_config().max_position_embeddings
+    room = context_of(model.config) or sys.maxsize
     asked = [(q["question"], encode_prompt(tokenizer, q["question"])) for q in builtin_questions()]
     asked = [(question, ids) for question, ids in asked if ids.shape[1] < room]
     if not asked:
@@ -66,7 +64,7 @@ def _answer(model: PreTrainedModel, prompts: list[Tensor], room: int) -> list[Te
     stop = stop_tokens(model)
     pad = min(stop, default=0)
     ids, mask = pad_left(prompts, pad)
-    with _only_ends(model, stop):
+    with ends_only(model):
         answers = model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -74,19 +72,7 @@ def _answer(model: PreTrainedModel, prompts: list[Tensor], room: int) -> list[Te
             top_k=0,
             max_new_tokens=min(ANSWER_TOKENS, room - ids.shape[1]),
             pad_token_id=pad,
+            logits_processor=check_each_step(),
         )[:, ids.shape[1] :].cpu()
     stops = torch.tensor(sorted(stop))
     return [row[: int((~torch.isin(row, stops)).cumprod(dim=0).sum())] for row in answers]
-
-
-@contextmanager
-def _only_ends(model: PreTrainedModel, stop: frozenset[int]) -> Iterator[None]:
-    """Take all but the end tokens out of the model's generation config: beams, penalties, limits of time."""
-    from transformers import GenerationConfig
-
-    own = model.generation_config
-    model.generation_config = GenerationConfig(eos_token_id=sorted(stop) or None)
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from sparseact.errors import NotFiniteError
 from sparseact.masked.decoding import evaluation_mode
 from sparseact.sites import Site, capture, skip_logits
 
@@ -41,6 +42,7 @@ class Sample:
     gradient: dict[Site, Tensor]
 
 
+@torch.inference_mode(mode=False)
 def take_sample(
     model: PreTrainedModel,
     sites: Sequence[Site],
@@ -54,13 +56,16 @@ def take_sample(
     Args:
         gradient: differentiate too; one forward and one backward.
         seed: of the labels that are drawn.
+
+    Raises:
+        NotFiniteError: one of them is no number.
     """
     x: dict[Site, list[Tensor]] = {site: [] for site in sites}
     gradients: dict[Site, list[Tensor]] = {site: [] for site in sites}
     generator = torch.Generator().manual_seed(seed)
     stride = -(-windows.numel() * sum(site.units for site in sites) // VALUES_AT_MOST)
     with torch.set_grad_enabled(gradient), evaluation_mode(model):
-        for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
+        for window in windows.to(model.device).clone().split(WINDOWS_AT_ONCE):
             with capture(model, sites, gradient=gradient) as seen, nullcontext() if gradient else skip_logits(model):
                 logits = model(window, use_cache=False).logits
                 if gradient:
@@ -70,6 +75,9 @@ def take_sample(
                         gradients[site].append(_flat(value, stride))
             for site in sites:
                 x[site].append(_flat(seen[site], stride))
+                for values in (*x[site][-1:], *gradients[site][-1:]):
+                    if not bool(values.isfinite().all()):
+                        raise NotFiniteError(f"the inputs of {site.module}, or their gradients,")
     return Sample(_joined(x), _joined(gradients))
 
 

@@ -58,6 +58,7 @@ def calibrate(
         from sparseact.data import load_text, sketch_passages
         from sparseact.models import load
         from sparseact.policies import make_policy, max_sparsity, read_options, write_text
+        from sparseact.utils.files import check_folder, save_somewhere
 
         def at(sparsity: float) -> "Policy":
             return make_policy(
@@ -65,6 +66,7 @@ def calibrate(
             )
 
         at(sparsity or 0.0)  # a mistake in the options is said before a model is loaded
+        check_folder(out)
         written = load_text(text) if text is not None else None
         language_model, tokenizer = load(model, device=shared.device)
         if written is None:
@@ -76,7 +78,7 @@ def calibrate(
         source = text or f"the model's own answers, seed {shared.seed}"
         seen = {**recipe.meta.get("calibration", {}), "source": source, "passages": sketch_passages(written)}
         recipe = replace(recipe, meta={**recipe.meta, "model": model, "calibration": seen})
-        recipe.save(out)
+        save_somewhere(out, recipe.save)
     record = {
         "out": str(out),
         "policy": recipe.policy,

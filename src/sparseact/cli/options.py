@@ -1,6 +1,5 @@
 """Options that several commands share, and how their values are read."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +10,7 @@ from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
 
 from sparseact.errors import InputError
+from sparseact.utils.plain_json import to_json
 
 SHARED = Group("Shared options", sort_key=9)
 
@@ -105,4 +105,11 @@ class Shared:
 
     def answer(self, record: dict[str, Any] | list[dict[str, Any]], text: str) -> str:
         """What the command prints: `record` as JSON, or `text` for a reader."""
-        return json.dumps(record, default=str, ensure_ascii=False) if self.json else text
+        if not self.json:
+            return text
+        written = to_json(record)
+        try:
+            written.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:  # a terminal that cannot print it gets it escaped as JSON does
+            return to_json(record, ascii_only=True)
+        return written

@@ -49,6 +49,9 @@ def score(
         from sparseact.attribution import attribute, measure_interdependency
         from sparseact.models import load
         from sparseact.report import write_heatmap
+        from sparseact.utils.files import check_folder, save_somewhere
+
+        check_folder(out)
 
         language_model, tokenizer = load(model, device=shared.device)
         scores = attribute(
@@ -64,7 +67,7 @@ def score(
             chat=chat,
             seed=shared.seed,
         )
-        scores.save(out)
+        save_somewhere(out, scores.save)
         values = {name: value.float().cpu().numpy() for name, value in scores.values.items()}
         words = [tokenizer.decode([token]) for token in scores.tokens.tolist()]
         write_heatmap(values, words, out / "heatmap.png", title=f"{metric}: {prompt}")

@@ -76,6 +76,7 @@ def sweep(
         from sparseact.report import write_report
         from sparseact.sweep.run import run_sweep
         from sparseact.sweep.table import agreement_text
+        from sparseact.utils.files import check_folder
 
         plan = Plan(
             metrics=metrics,
@@ -91,6 +92,7 @@ def sweep(
             bug_compatible=bug_compatible,
         )
         questions = load_prompts(prompts, column=column, limit=limit)
+        check_folder(out)
         language_model, tokenizer = load(model, device=shared.device)
         table = run_sweep(
             language_model,

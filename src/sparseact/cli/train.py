@@ -72,6 +72,7 @@ def train(
         from sparseact.models import load
         from sparseact.policies import read_options
         from sparseact.training import Options, methods, train
+        from sparseact.utils.files import check_folder
 
         if list_methods:
             return _list_methods(shared, methods())
@@ -94,6 +95,7 @@ def train(
             "gradient_checkpointing": gradient_checkpointing,
         }
         Options(**asked)  # a mistake in the options is said before a model is loaded
+        check_folder(out)
         language_model, tokenizer = load(model, device=shared.device)
         trained = train(
             language_model,

@@ -5,6 +5,18 @@ from typing import Any
 from sparseact.errors import InputError
 
 
+def check_text(option: str, text: str) -> None:
+    """Refuse text that is none: the command line makes half characters of bytes that are not UTF-8.
+
+    Raises:
+        InputError: names the option.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{option}: character {error.start + 1} is half of one; this is not UTF-8 text") from error
+
+
 def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     """One prompt as token ids, as the model expects to be asked.
 
@@ -20,10 +32,7 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     Raises:
         InputError: the prompt gives no tokens or is no text, or the chat template refuses it.
     """
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # what the command line makes of bytes that are not UTF-8
-        raise InputError(f"prompt: character {error.start + 1} is half of one; the prompt is not UTF-8") from error
+    check_text("prompt", prompt)
     text, chat = prompt, bool(chat and tokenizer.chat_template)
     if chat:
         messages = [{"role": "user", "content": prompt}]
@@ -39,6 +48,27 @@ def prompt_ids(tokenizer: Any, prompt: str, *, chat: bool = True) -> list[int]:
     return ids
 
 
+def context_of(config: Any) -> int | None:
+    """Tokens that a text of a model can have; None if nothing limits them.
+
+    Some rotary embeddings (longrope, dynamic) take other frequencies for all of a text once it is longer than the
+    original context. Keys that were cached before have the first ones; a text ends there.
+
+    Args:
+        config: the model's configuration.
+    """
+    text = config.get_text_config()
+    context: int | None = getattr(text, "max_position_embeddings", None)
+    given = getattr(text, "rope_parameters", None) or {}
+    for rope in [given, *(part for part in given.values() if isinstance(part, dict))]:
+        kind = rope.get("rope_type", rope.get("type"))
+        changes = kind == "dynamic" or (kind == "longrope" and rope.get("short_factor") != rope.get("long_factor"))
+        original = rope.get("original_max_position_embeddings", getattr(text, "original_max_position_embeddings", None))
+        if changes and original:
+            context = min(original, context or original)
+    return context
+
+
 def check_context(config: Any, prompt_tokens: int, new_tokens: int, index: int) -> None:
     """Refuse a prompt that does not fit the model's context together with the tokens to generate.
 
@@ -51,7 +81,7 @@ def check_context(config: Any, prompt_tokens: int, new_tokens: int, index: int) 
     Raises:
         InputError: prompt_tokens + new_tokens is more than the model's positions.
     """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(config)
     if context is not None:
         check_room(context, prompt_tokens, new_tokens, index)
 

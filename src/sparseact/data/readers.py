@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sparseact.errors import InputError, MissingExtraError, unknown_name
 
 _USUAL_COLUMNS = ("question", "prompt", "text")
+_SEPARATORS = (",", ";", "\t", "|")
 
 
 def read_text(path: Path) -> str:
@@ -54,8 +56,36 @@ def _read_lines(path: Path, column: str | None) -> list[str]:  # noqa: ARG001 - 
     return read_text(path).split("\n")
 
 
-def _read_csv(path: Path, column: str | None, delimiter: str = ",") -> list[str]:
-    lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+def _read_csv(path: Path, column: str | None, usual: str = ",") -> list[str]:
+    text = read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    named = re.match(r"sep=(.)\n", text, re.IGNORECASE)  # Excel's line that says so
+    delimiter = named[1] if named else _separator(text, usual)
+    try:
+        return _read_rows(path, text[named.end() :] if named else text, column, delimiter)
+    except InputError as error:
+        raise InputError(f"{error} (columns are separated by {delimiter!r})") from error
+
+
+def _separator(text: str, usual: str) -> str:
+    """What separates the columns: of what splits the header, what splits all rows into as many, and into most."""
+    columns: dict[str, int] = {}
+    consistent: dict[str, int] = {}
+    for delimiter in dict.fromkeys((usual, *_SEPARATORS)):
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            columns[delimiter] = len(next((row for row in rows if row), []))
+            if all(len(row) == columns[delimiter] for row in rows if row):
+                consistent[delimiter] = columns[delimiter]
+        except csv.Error:
+            continue
+    split = [{key: count for key, count in found.items() if count > 1} for found in (consistent, columns)]
+    found = next(filter(None, split), {usual: 1})
+    return max(found, key=lambda delimiter: found[delimiter])  # the first of equal ones, the usual one before others
+
+
+def _read_rows(path: Path, text: str, column: str | None, delimiter: str) -> list[str]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     prompts: list[str] = []
     header: list[str] | None = None
     index = 0
@@ -76,7 +106,7 @@ def _read_csv(path: Path, column: str | None, delimiter: str = ",") -> list[str]
 
 
 def _read_tsv(path: Path, column: str | None) -> list[str]:
-    return _read_csv(path, column, delimiter="\t")
+    return _read_csv(path, column, usual="\t")
 
 
 def _read_jsonl(path: Path, column: str | None) -> list[str]:

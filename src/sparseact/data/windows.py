@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseact.data.encode import check_text
 from sparseact.errors import InputError
 
 
@@ -69,6 +70,7 @@ def cut_whole(tokenizer: Any, text: str, *, context: int, limit: int | None = No
 
 def _tokens(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     """The text's tokens, and the BOS token if there is one."""
+    check_text("text", text)
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], bos
 

@@ -20,7 +20,7 @@ from sparseact.engine.forward.planes import HighPlanes
 from sparseact.engine.forward.prefill import Cache, Forward, Product
 from sparseact.engine.forward.products import products
 from sparseact.engine.forward.prompt_choice import PromptScores
-from sparseact.engine.forward.state import BY_PROMPT, DENSE, FOUND, GIVEN, POSITION, SCREENED, Tables, X
+from sparseact.engine.forward.state import BY_PROMPT, DENSE, FOUND, GIVEN, HIGHEST, POSITION, SCREENED, Tables, X
 from sparseact.engine.lm_head.cache import keep_screen, read_screen, screen_path
 from sparseact.engine.lm_head.fit import SCREEN, fill_screen, write_texts
 from sparseact.engine.load.assemble import assemble, load_gated
@@ -30,8 +30,9 @@ from sparseact.engine.pace import Pace
 from sparseact.engine.simd.entry import Call
 from sparseact.engine.speculative import Speculation
 from sparseact.engine.threads import MEMBERS, Team
-from sparseact.errors import InputError
+from sparseact.errors import InputError, NotFiniteError
 from sparseact.models.architecture import Architecture
+from sparseact.models.end_tokens import end_tokens, end_tokens_in_memory
 from sparseact.models.formats import Array, Floats
 from sparseact.models.resolve import resolve
 from sparseact.models.weights import Weights, open_weights
@@ -57,6 +58,7 @@ class Engine:
         context: tokens that a text can have.
         screen: whether `greedy` reads a screen and a part of the head instead of all of it.
         lossless: whether `greedy` gives the dense model's text, drafted by the recipe.
+        ends: tokens that end a text, as far as the model's files or its generation config say.
     """
 
     architecture: Architecture
@@ -65,6 +67,7 @@ class Engine:
     context: int
     screen: bool
     lossless: bool
+    ends: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -98,6 +101,8 @@ class Engine:
         self._high_planes = HighPlanes(self._model)
         self._by_prompt = any(gating.choice == BY_PROMPT for gating in self._gatings.values())
         self._units_are_chosen = False  # by the prompt, and all copied
+        self._prompt_scores: PromptScores | None = None  # of the text so far
+        self._logits_are_finite = True
         self._pending: int | None = None  # by `greedy`, part of the text, not run yet
         self._known: list[int] = []  # dense tokens that follow the chosen one; all but the last have been run
         self._usage = Usage(self.architecture, self._model, self._gatings, buffers.counts)
@@ -146,10 +151,18 @@ class Engine:
         """
         if isinstance(recipe, str | Path):
             recipe = load_recipe(recipe)
-        weights = open_weights(resolve(model).weights if isinstance(model, str | Path) else model)
-        return cls(
-            weights, recipe=recipe, dtype=dtype, threads=threads, context=context, screen=screen, lossless=lossless
+        named = resolve(model).weights if isinstance(model, str | Path) else None
+        engine = cls(
+            open_weights(named or model),
+            recipe=recipe,
+            dtype=dtype,
+            threads=threads,
+            context=context,
+            screen=screen,
+            lossless=lossless,
         )
+        engine.ends = end_tokens(named) if named else end_tokens_in_memory(model)
+        return engine
 
     @property
     def position(self) -> int:
@@ -159,8 +172,8 @@ class Engine:
     def prefill(self, ids: Sequence[int] | Array) -> Floats:
         """Add tokens to the text, all at once.
 
-        With a recipe that chooses neurons or heads from the prompt, they choose those of the tokens that follow; a
-        single token after others does not.
+        With a recipe that chooses neurons or heads from the prompt, all of a prompt that comes in parts
+        chooses those of the tokens that follow; a single token after others does not.
 
         Args:
             ids: at least one token.
@@ -179,7 +192,7 @@ class Engine:
             return self.step(int(tokens[0]))
         sparse = bool(self._gatings) and self._phases is not None and self._phases.prefill
         sparse = sparse and not self._by_prompt and not self.lossless
-        scores = PromptScores(self._gatings)
+        scores = PromptScores(self._gatings, self._prompt_scores if self._cache.length else None)
         with products(self._model, self.threads) as product:
             mask = scores.note if choosing else partial(self._mask, product) if sparse else None
             forward = Forward(self.architecture, product, self._vectors, partial(self._model.rows, "embed"), mask)
@@ -188,7 +201,9 @@ class Engine:
                 last = self._mask(product, self.architecture.head, last, {}, self._cache.length - 1)
             logits = forward.logits(last)[0]
         self._buffers.control[FOUND] = int(logits.argmax())
+        self._logits_are_finite = bool(np.isfinite(logits.max()))
         if choosing:
+            self._prompt_scores = scores
             self._choose_units(scores)
         return logits
 
@@ -219,7 +234,7 @@ class Engine:
             stop: tokens after which to stop; the one that was found is the last one returned.
 
         Raises:
-            InputError: the text is empty, or no room for n tokens in the context.
+            InputError: the text is empty, no room for n tokens in the context, or logits that are no numbers.
         """
         if self.position == 0:
             raise InputError("the text is empty; give the engine a prompt with prefill first")
@@ -300,14 +315,23 @@ class Engine:
         """The likeliest token, with the chosen one run before."""
         if self._speculation is None or self._pending is None:
             self._run_pending()
+            self._check_numbers()
             return int(self._buffers.control[FOUND])
+        self._check_numbers()
         if not self._known:
             most = self.context - self._cache.length - 1
             before = self._speculation.drafted
             self._known = self._speculation.tokens_after(self._pending, self._cache.length, most, self._team)
             self._usage.add_drafts(self._speculation.drafted - before)
+            self._logits_are_finite = self._speculation.logits_are_finite
+            self._check_numbers()
         self._cache.length += 1
         return self._known.pop(0)
+
+    def _check_numbers(self) -> None:
+        """Refuse to choose among logits that are no numbers, of which every token is as likely as any."""
+        if not self._logits_are_finite:
+            raise NotFiniteError
 
     def _run_pending(self) -> None:
         """Run the token that `greedy` left."""
@@ -322,6 +346,7 @@ class Engine:
     def _run(self, token: int, *, screened: bool = False) -> None:
         if self._speculation is not None:
             self._speculation.run([token], self._cache.length, self._team)
+            self._logits_are_finite = self._speculation.logits_are_finite
             self._cache.length += 1
             return
         control = self._buffers.control
@@ -329,10 +354,11 @@ class Engine:
         control[GIVEN] = token
         control[POSITION] = self._cache.length
         control[DENSE] = self._cache.length < self._dense_first() or (self._by_prompt and not self._units_are_chosen)
-        control[MEMBERS] = self._pace.members
+        members = control[MEMBERS] = self._pace.members
         began = time.perf_counter()
         self._team.run(self._lead)
         self._pace.note(time.perf_counter() - began)
+        self._logits_are_finite = bool(np.isfinite(self._buffers.floats[:members, HIGHEST, 0].max()))
         self._cache.length += 1
         self._usage.add_token(dense=bool(control[DENSE]), screened=screened)
 

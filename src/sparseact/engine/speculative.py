@@ -11,6 +11,8 @@ import time
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from sparseact.engine.forward.batch import MOST, batch_of, dense_tables
 from sparseact.engine.forward.entries import run_verifying
 from sparseact.engine.forward.state import DENSE, FOUND, GIVEN, POSITION, Buffers, Sizes, Tables
@@ -75,6 +77,7 @@ class Speculation:
     Attributes:
         lead, help: what the leader and the helpers of a team run.
         length: of the drafts.
+        logits_are_finite: whether those of the last run are.
         passes, drafted, accepted: counts of dense passes, of drafted tokens and of those that were kept.
     """
 
@@ -90,6 +93,7 @@ class Speculation:
         """Count and measure anew."""
         self.length = DraftLength()
         self.passes = self.drafted = self.accepted = 0
+        self.logits_are_finite = True
 
     def tokens_after(self, token: int, position: int, most: int, team: Team) -> list[int]:
         """The dense model's likeliest tokens after one that is to run at `position`: one, or more if drafts were good.
@@ -116,6 +120,7 @@ class Speculation:
         self._buffers.control[POSITION] = position
         team.run(self.lead)
         self.passes += 1
+        self.logits_are_finite = bool(np.isfinite(self._batch.highest[:, : len(tokens)].max(axis=0)).all())
         self._buffers.control[FOUND] = self._batch.found[len(tokens) - 1]
         return [int(found) for found in self._batch.found[: len(tokens)]]
 

@@ -13,6 +13,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from sparseact.errors import InputError
+from sparseact.masked.decoding import check_each_step, check_logits, ends_only
 from sparseact.masked.density import Density
 from sparseact.models.quiet import first_line
 from sparseact.recipes.recipe import Recipe
@@ -48,10 +49,14 @@ class SparseHFLM(HFLM):
         self.density: Density | None = None
 
     def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self._under_recipe(super()._model_call, *args, **kwargs)
+        logits = self._under_recipe(super()._model_call, *args, **kwargs)
+        check_logits(logits)
+        return logits
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self._under_recipe(super()._model_generate, *args, **kwargs)
+        with ends_only(self.model):
+            kwargs["logits_processor"] = check_each_step()
+            return self._under_recipe(super()._model_generate, *args, **kwargs)
 
     def _under_recipe(self, function: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self.recipe(self.model) if self.recipe is not None else nullcontext() as density:

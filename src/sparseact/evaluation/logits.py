@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sparseact.data import context_of
 from sparseact.data.windows import Window
 from sparseact.errors import InputError, unknown_name
 from sparseact.recipes.phases import Phase
@@ -28,7 +29,7 @@ def check_sizes(model: PreTrainedModel, context: int, stride: int | None, phase:
     """
     if phase not in ("prefill", "decode"):
         raise unknown_name("phase: unknown phase", phase, ("prefill", "decode"))
-    context = min(context, getattr(model.config.get_text_config(), "max_position_embeddings", context))
+    context = min(context, context_of(model.config) or context)
     if context < 3:
         raise InputError(f"context: {context} tokens are too few; at least 3 are needed")
     if stride is None:

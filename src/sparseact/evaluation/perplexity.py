@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from tqdm import tqdm
 
 from sparseact.data import shared_passages
 from sparseact.data.windows import cut_text
+from sparseact.errors import NotFiniteError
 from sparseact.evaluation.logits import check_sizes, read_one_by_one, read_together
+from sparseact.masked.cache_check import check_cache
 from sparseact.masked.decoding import evaluation_mode
 from sparseact.masked.density import Density
 from sparseact.recipes.phases import Phase
@@ -108,10 +111,13 @@ def evaluate(
         progress: a bar on standard error; by default if that is a terminal.
 
     Raises:
+        NotFiniteError: what a model says of a token is no number.
+        UnsupportedModelError: the model's cache is not what it is taken for.
         InputError: the text is too short, an option is out of range, or the recipe is another model's.
     """
     phase = phase or ("decode" if recipe is not None and _decodes_only(recipe) else "prefill")
     context, stride = check_sizes(model, context, stride, phase)
+    check_cache(model)
     windows = cut_text(tokenizer, text, context=context, stride=stride, decode=phase == "decode", limit=limit)
     dense_model = model if recipe is None else _twin(model)
     read = read_together if phase == "prefill" else read_one_by_one
@@ -132,8 +138,8 @@ def evaluate(
     nll, nll_dense, kl, agreed, tokens = totals.tolist()
     dense_bytes = weight_bytes(model)
     return Evaluation(
-        perplexity=math.exp(nll / tokens),
-        perplexity_dense=math.exp(nll_dense / tokens),
+        perplexity=_exp(nll / tokens),
+        perplexity_dense=_exp(nll_dense / tokens),
         kl=kl / tokens,
         agreement=agreed / tokens,
         achieved=density.achieved(phase) if density else 0.0,
@@ -147,6 +153,10 @@ def evaluate(
         phase=phase,
         overlap=shared_passages(_calibration_passages(recipe), text) if recipe else 0.0,
     )
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else math.inf
 
 
 def _calibration_passages(recipe: Recipe) -> str:
@@ -169,12 +179,18 @@ def sums_over_tokens(sparse: Tensor, dense: Tensor, label: Tensor) -> Tensor:
     Args:
         sparse, dense: logits [tokens, vocabulary].
         label: the text's tokens [tokens].
+
+    Raises:
+        NotFiniteError: a sum is none.
     """
     sparse_log, dense_log = (log_softmax(logits.float(), dim=-1) for logits in (sparse, dense))
     nll, nll_dense = (-log.gather(-1, label[:, None]).double().sum() for log in (sparse_log, dense_log))
     agreed = (sparse_log.argmax(dim=-1) == dense_log.argmax(dim=-1)).sum()
     kl = (dense_log.exp() * (dense_log - sparse_log)).sum(dim=-1).double().sum()
-    return torch.stack([nll, nll_dense, kl, agreed.double(), agreed.new_tensor(len(label)).double()]).cpu()
+    sums = torch.stack([nll, nll_dense, kl, agreed.double(), agreed.new_tensor(len(label)).double()]).cpu()
+    if not bool(sums.isfinite().all()):  # the likeliest of no numbers agrees with itself
+        raise NotFiniteError
+    return sums
 
 
 def _by_phase(density: Density) -> dict[str, float]:

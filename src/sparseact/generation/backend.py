@@ -20,6 +20,10 @@ class Backend(Protocol):
         """Tokens that a text can have; None if nothing limits them."""
 
     @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text by the model's files or its generation config; none where they say nothing."""
+
+    @property
     def position(self) -> int:
         """Tokens of the text so far."""
 

@@ -50,8 +50,9 @@ def generate(
         max_new_tokens: at least 1.
         temperature, top_k, top_p, min_p, repetition_penalty, seed: see `sparseact.generation.sampling.Sampling`.
             A model's generation config has no say in them.
-        stop: strings that end the text before them; a special token's, such as "<|im_end|>", is one.
-        ends: token ids that end the text; those of the model's generation config if None, or of an engine's tokenizer.
+        stop: strings that end the text before them; they may be or hold special tokens, such as "<|im_end|>".
+        ends: token ids that end the text; all that the model's files or its generation config name if None, or the
+            tokenizer's where they name none.
         chat: put the prompt into the tokenizer's chat template, if it has one.
         on_text: called with each piece of text as soon as it is certain.
 
@@ -63,13 +64,14 @@ def generate(
     if isinstance(model, Backend):
         if recipe is not None:
             raise InputError("recipe: an engine has its own from the beginning; give it to Engine.from_model")
-        backend, ends = nullcontext(model), {tokenizer.eos_token_id} if ends is None else ends
+        backend = nullcontext(model)
     else:
         from sparseact.generation.masked import masked
-        from sparseact.masked.decoding import stop_tokens
 
-        backend, ends = masked(model, recipe), stop_tokens(model) if ends is None else ends
+        backend = masked(model, recipe)
     with backend as runs:
+        if ends is None:
+            ends = runs.ends or {tokenizer.eos_token_id}
         return write(
             runs,
             tokenizer,
@@ -104,7 +106,6 @@ def write(
     stream = TextStream(tokenizer, stop, on_text, before=ids)
     if backend.context is not None:
         check_room(backend.context, len(ids), max_new_tokens)
-    ends = {*ends, *special_tokens(tokenizer, stop)}
 
     backend.reset()
     started = time.perf_counter()
@@ -141,13 +142,3 @@ def _tokens(backend: Backend, ids: Sequence[int], sampling: Sampling) -> Iterato
         yield token
         seen.append(token)
         logits = backend.step(token)
-
-
-def special_tokens(tokenizer: Any, strings: Sequence[str]) -> set[int]:
-    """Those of the strings that are special tokens, of which a text shows nothing."""
-    encoded = {string: tokenizer(string, add_special_tokens=False)["input_ids"] for string in strings}
-    return {
-        ids[0]
-        for string, ids in encoded.items()
-        if len(ids) == 1 and [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (False, True)] == [string, ""]
-    }

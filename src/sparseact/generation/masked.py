@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparseact.masked.decoding import evaluation_mode
+from sparseact.data import context_of
+from sparseact.masked.decoding import check_logits, evaluation_mode, stop_tokens
 from sparseact.masked.density import Density
 from sparseact.models.formats import Floats
 from sparseact.recipes.recipe import Recipe
@@ -40,7 +41,8 @@ class Masked:
 
     def __init__(self, model: PreTrainedModel, density: Density | None) -> None:
         """density: the counts of a recipe that is on the model."""
-        self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.ends = stop_tokens(model)
+        self.context = context_of(model.config)
         self._model, self._density = model, density
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
         self.reset()
@@ -75,6 +77,7 @@ class Masked:
         for _ in range(n):
             if self._pending:
                 self._run(self._pending)
+            check_logits(self._logits)
             self._pending = [int(self._logits.float().argmax())]
             found += self._pending
         return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sparseact.errors import InputError
+from sparseact.errors import NotFiniteError
 from sparseact.generation.sampling import Sampling
 from sparseact.models.formats import Floats
 
@@ -26,7 +26,7 @@ class Sampler:
         """A token for logits [vocabulary], after a text with the tokens `seen`.
 
         Raises:
-            InputError: the highest logit is not a finite number, as damaged weights give.
+            NotFiniteError: the highest logit is not a finite number, as damaged weights give.
         """
         logits = penalise(logits, seen, self._sampling.repetition_penalty)
         check_finite(logits)
@@ -42,10 +42,10 @@ def check_finite(logits: Floats) -> None:
     """Refuse logits of which the highest is not a finite number, as damaged weights give.
 
     Raises:
-        InputError: says so.
+        NotFiniteError: says so.
     """
     if not np.isfinite(logits.max()):
-        raise InputError("the model's logits are not finite numbers; its weights may be damaged")
+        raise NotFiniteError
 
 
 def penalise(logits: Floats, seen: Sequence[int], penalty: float) -> Floats:

@@ -38,11 +38,22 @@ def run_sparse(
         on_scores: called with each gate and the scores [tokens, units] of the tokens that are sparse.
 
     Raises:
-        SparseactError: on a normal exit, if a forward pass ran no gate.
+        SparseactError: on a normal exit, if a forward pass ran no gate, or there was none.
     """
+    passes: list[bool] = []
+
+    def note(*_: object) -> None:
+        passes[:] = [True]
+
     by_site = {gate.site: gate for gate in on_device(gates, model.device, model.dtype)}  # one gate per site
-    with run_gates(model, by_site, phases, masked=masked, on_scores=on_scores) as density:
-        yield density
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(note).remove)
+        yield stack.enter_context(run_gates(model, by_site, phases, masked=masked, on_scores=on_scores))
+    if not passes:
+        raise SparseactError(
+            f"the block ran no forward pass of this {type(model).__name__}, so that nothing was sparse: call the model "
+            "itself, inside the block"
+        )
 
 
 @contextmanager
@@ -98,6 +109,7 @@ class _Pass:
         self._on_scores = on_scores
         self._noted: dict[str, Tensor] = {}
         self._dropped: dict[Site, Tensor] = {}
+        self._prompt: dict[Site, Tensor] = {}  # scores of the units that it chooses
         self._frozen: dict[Site, Tensor] = {}
 
     def note_output(self, name: str) -> Callable[..., None]:
@@ -157,7 +169,12 @@ class _Pass:
 
     def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
         if clock.phase == "prefill":
-            self._frozen[gate.site] = mask(gate.selector, prompt_scores(units, clock.real))[:, None]
+            scores = prompt_scores(units, clock.real)
+            before = None if clock.begins else self._prompt.get(gate.site)
+            if before is not None and before.shape == scores.shape:
+                scores = (before.square() + scores.square()).sqrt()  # of all of the prompt, in whatever parts it comes
+            self._prompt[gate.site] = scores
+            self._frozen[gate.site] = mask(gate.selector, scores)[:, None]
             return torch.ones_like(units, dtype=torch.bool)
         frozen = self._frozen.get(gate.site)
         if frozen is None or len(frozen) != len(units):

@@ -17,12 +17,14 @@ class Clock:
 
     Attributes:
         phase: decode while one token follows cached ones.
+        begins: whether the tokens are a text's first ones.
         real: [batch, tokens], false for padding.
         sparse: [batch, tokens], whether the policy's masks hold.
         logits: which of the tokens go through the head of the model.
     """
 
     phase: Phase
+    begins: bool
     real: Tensor
     sparse: Tensor
     logits: slice | Tensor
@@ -53,4 +55,4 @@ def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
     on = phases.prefill or phase == "decode"
     keep = arguments.get("logits_to_keep", 0)
     logits = slice(-keep, None) if isinstance(keep, int) else keep  # as transformers' models do; 0 keeps all
-    return Clock(phase, real, (positions >= phases.dense_first) & on, logits)
+    return Clock(phase, not seen, real, (positions >= phases.dense_first) & on, logits)

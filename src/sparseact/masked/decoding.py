@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sparseact.errors import NotFiniteError
+from sparseact.masked.cache_check import check_cache
+from sparseact.models.end_tokens import end_tokens_in_memory
+
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
@@ -72,9 +76,14 @@ def pad_left(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor | None = None) -> Prefix:
-    """Run every prompt token but the last. ids: [batch, prompt_tokens], left-padded."""
+    """Run every prompt token but the last. ids: [batch, prompt_tokens], left-padded.
+
+    Raises:
+        UnsupportedModelError: the model's cache is not what it is taken for.
+    """
     from transformers import DynamicCache
 
+    check_cache(model)
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     prefix = Prefix(DynamicCache(config=model.config), mask, ids[:, -1:])
     if ids.shape[1] > 1:
@@ -90,14 +99,39 @@ def prefill(model: PreTrainedModel, ids: Tensor, attention_mask: Tensor | None =
     return prefix
 
 
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits [..., vocabulary] of which a highest one is not a finite number.
+
+    Raises:
+        NotFiniteError: says so.
+    """
+    if not bool(logits.detach().amax(dim=-1).isfinite().all()):
+        raise NotFiniteError
+
+
+def check_each_step() -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """What transformers' `generate` takes as `logits_processor` to do the same after each step."""
+
+    def check(_: Tensor, logits: Tensor) -> Tensor:
+        check_logits(logits)
+        return logits
+
+    return [check]
+
+
 def teacher_force(model: PreTrainedModel, prefix: Prefix, label: Tensor) -> Tensor:
     """Logits [batch, T, vocabulary] that predict `label` [batch, T]; leaves `prefix` as it was.
 
     The batch may be a multiple of the prompts: each prompt then stands for as many rows of `label`.
+
+    Raises:
+        NotFiniteError: a step's logits are no numbers.
     """
     forced = prefix.repeat(len(label) // len(prefix.last))
     tokens = torch.cat([forced.last, label[:, :-1]], dim=1)
-    return model(**forced.inputs(tokens)).logits
+    logits: Tensor = model(**forced.inputs(tokens)).logits
+    check_logits(logits)
+    return logits
 
 
 @torch.no_grad()
@@ -119,6 +153,9 @@ def decode_greedily(
 
     Returns:
         One [n_i] tensor of token ids per row; equal to `model.generate(do_sample=False)`.
+
+    Raises:
+        NotFiniteError: a step's logits are no numbers.
     """
     running = prefix.repeat(times)
     token, texts = running.last, []
@@ -127,6 +164,7 @@ def decode_greedily(
     for step in range(steps):
         before_step(step)
         logits = model(**running.inputs(token)).logits[:, -1]
+        check_logits(logits)
         token = logits.argmax(dim=-1, keepdim=True)
         texts.append(torch.where(ended, -1, token[:, 0]))
         ended = ended | torch.isin(token[:, 0], stops)
@@ -138,8 +176,20 @@ def decode_greedily(
 
 def stop_tokens(model: PreTrainedModel) -> frozenset[int]:
     """The token ids that end a text, from the generation config."""
-    ids = model.generation_config.eos_token_id
-    return frozenset([ids] if isinstance(ids, int) else ids or [])
+    return end_tokens_in_memory(model)
+
+
+@contextmanager
+def ends_only(model: PreTrainedModel) -> Iterator[None]:
+    """Take all but the end tokens out of the model's generation config: beams, penalties, limits of time."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=sorted(stop_tokens(model)) or None)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

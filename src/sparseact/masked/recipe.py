@@ -13,7 +13,7 @@ from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
 from sparseact.masked.density import Density
 from sparseact.models.formats import Floats
-from sparseact.recipes.fingerprint import fingerprint, sampled
+from sparseact.recipes.fingerprint import fingerprint, is_same, sampled
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.recipe import Recipe
 from sparseact.sites import refuse_compiled
@@ -29,7 +29,7 @@ def run_recipe(recipe: Recipe, model: PreTrainedModel) -> AbstractContextManager
         InputError: the recipe was calibrated on another model, or the model is compiled.
     """
     refuse_compiled(model)
-    if fingerprint_of(model, recipe.gates) != recipe.model:
+    if not is_same(recipe.model, fingerprint_of(model, recipe.gates)):
         raise InputError(
             f"the recipe ({recipe.policy}, sparsity {recipe.sparsity}) was calibrated on another model than this "
             f"{type(model).__name__}, or on other weights; calibrate again"

@@ -40,6 +40,11 @@ def gguf_end_tokens(metadata: Mapping[str, Any]) -> frozenset[int]:
     return _tokens([metadata.get(f"tokenizer.ggml.{key}") for key in _GGUF_KEYS])
 
 
+def end_tokens_in_memory(model: Any) -> frozenset[int]:
+    """The tokens that end a text by the generation config of a model of transformers."""
+    return _tokens(getattr(getattr(model, "generation_config", None), "eos_token_id", None))
+
+
 def in_config(ends: frozenset[int]) -> int | list[int] | None:
     """How a config says them."""
     return sorted(ends) if len(ends) > 1 else next(iter(ends), None)

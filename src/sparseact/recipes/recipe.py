@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from sparseact.recipes.phases import Phases
 from sparseact.recipes.selectors import selector_from_json, selector_to_json
 from sparseact.recipes.site import Site
 from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,7 +67,11 @@ class Recipe:
         return context
 
     def save(self, folder: str | Path) -> None:
-        """Write recipe.safetensors and recipe.json into `folder`."""
+        """Write recipe.safetensors and recipe.json into `folder`.
+
+        Raises:
+            InputError: the folder cannot be written, or a number of the recipe is none.
+        """
         folder = Path(folder)
         tensors, keys = {}, {}
         for gate in self.gates:
@@ -74,6 +79,7 @@ class Recipe:
                 if id(held) not in keys:  # what several gates share, such as a basis, is written once
                     keys[id(held)] = f"{gate.site.name}.{name}"
                     tensors[keys[id(held)]] = np.ascontiguousarray(array_of(held))
+        _refuse_no_numbers(tensors)
         with write_atomically(folder / "recipe.safetensors") as path:
             save_file(tensors, path)
         record = {
@@ -96,8 +102,7 @@ class Recipe:
             ],
             "meta": self.meta,
         }
-        with write_atomically(folder / "recipe.json") as path:
-            path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(folder / "recipe.json", record, indent=1)
 
 
 def load_recipe(folder: str | Path) -> Recipe:
@@ -108,7 +113,7 @@ def load_recipe(folder: str | Path) -> Recipe:
     """
     folder = Path(folder)
     try:
-        record = json.loads((folder / "recipe.json").read_text())
+        record = read_json(folder / "recipe.json")
         version = record["version"]
     except Exception as error:  # a damaged file raises what its reader likes
         raise InputError(f"recipe: {folder}: no readable recipe.json here ({error})") from error
@@ -117,6 +122,7 @@ def load_recipe(folder: str | Path) -> Recipe:
     try:
         unchanged = _sha256(folder / "recipe.safetensors") == record["tensors_sha256"]
         tensors = load_file(folder / "recipe.safetensors") if unchanged else {}
+        _refuse_no_numbers(tensors)
         gates = tuple(_read_gate(gate, tensors) for gate in record["gates"]) if unchanged else ()
         recipe = Recipe(
             record["policy"],
@@ -131,6 +137,13 @@ def load_recipe(folder: str | Path) -> Recipe:
     if not unchanged:
         raise InputError(f"recipe: {folder}: recipe.safetensors is not the file that recipe.json was written with")
     return recipe
+
+
+def _refuse_no_numbers(tensors: Mapping[str, Array]) -> None:
+    """A NaN among them would switch units on or off by chance; an infinity is a threshold like another."""
+    for name, values in tensors.items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise InputError(f"recipe: {name} holds what is not a number (NaN)")
 
 
 def _read_gate(record: dict[str, Any], tensors: dict[str, Array]) -> Gate:

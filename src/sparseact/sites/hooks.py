@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from sparseact.errors import InputError, SparseactError
@@ -23,7 +24,8 @@ OnUnits = Callable[[Site, Tensor], Tensor]
 def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iterator[None]:
     """Run `function` on the units of every site in each forward pass inside the `with` block.
 
-    The hooks are removed on the way out, after an exception too. Several contexts may be nested.
+    The hooks are removed on the way out, after an exception too. Several contexts may be nested. Code that
+    torch.compile made of functions which call the model is not used inside the block.
 
     Raises:
         InputError: the model is compiled.
@@ -39,6 +41,8 @@ def on_units(model: nn.Module, sites: Sequence[Site], function: OnUnits) -> Iter
     tracker = _Tracker()
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     with ExitStack() as hooks:
+        # What was compiled around a call of the model knows nothing of hooks that come after it.
+        hooks.enter_context(torch.compiler.set_stance("force_eager"))
         for path in dict.fromkeys(site.block for site in sites):
             block = model.get_submodule(path)
             enter = block.register_forward_pre_hook(tracker.enter(path), with_kwargs=True)

@@ -15,6 +15,7 @@ from typing import Any
 from sparseact.errors import InputError
 from sparseact.sweep.table import tabulate
 from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import read_json, write_json
 
 IDENTITY = ("version", "model", "plan", "prompts_sha256")
 """Keys of meta.json in which a resumed run must equal the one in the folder."""
@@ -57,15 +58,13 @@ class SweepFolder:
         if len(self.done).bit_count() == 1:  # a power of two
             self.write()
         else:
-            with write_atomically(self._parts / f"{prompt:08}.json") as path:
-                path.write_text(json.dumps([prompt, self.meta["seconds"], samples, diagnostics]))
+            write_json(self._parts / f"{prompt:08}.json", [prompt, self.meta["seconds"], samples, diagnostics])
 
     def write(self) -> None:
         """Write all files, samples.parquet last but for the table made from it: it says what is done."""
         import pandas as pd
 
-        with write_atomically(self.path / "meta.json") as path:
-            path.write_text(json.dumps(self.meta, indent=2) + "\n")
+        write_json(self.path / "meta.json", self.meta, indent=2)
         with write_atomically(self.path / "diagnostics.parquet") as path:
             pd.DataFrame(self.diagnostics).to_parquet(path, index=False)
         frame = pd.DataFrame(self.samples)
@@ -84,11 +83,11 @@ class SweepFolder:
         import pandas as pd
 
         try:
-            before = json.loads((self.path / "meta.json").read_text())
+            before = read_json(self.path / "meta.json")
             differing = [key for key in IDENTITY if before[key] != self.meta[key]]
             self.samples = pd.read_parquet(self.path / "samples.parquet").to_dict("records")
             diagnostics = pd.read_parquet(self.path / "diagnostics.parquet").to_dict("records")
-            parts = [json.loads(part.read_text()) for part in sorted(self._parts.glob("[0-9]*.json"))]
+            parts = [read_json(part) for part in sorted(self._parts.glob("[0-9]*.json"))]
         except Exception as error:  # a damaged file raises what its reader likes
             raise InputError(
                 f"out: {self.path}: holds a run that can't be read ({error}); choose another folder"

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from sparseact.errors import InputError
 from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import read_json, write_json
 
 NAME = "checkpoint.json"
 
@@ -36,8 +37,7 @@ def save_checkpoint(
     file = f"step-{record['step']:07}.safetensors"
     with write_atomically(folder / file) as path:
         save_file(tensors, path)
-    with write_atomically(folder / NAME) as path:
-        path.write_text(json.dumps({**record, "tensors": file}, allow_nan=True) + "\n")
+    write_json(folder / NAME, {**record, "tensors": file})
     for old in folder.glob("step-*.safetensors"):
         if old.name != file:
             old.unlink()
@@ -52,7 +52,7 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]
     if not (folder / NAME).exists():
         return None
     try:
-        record: dict[str, Any] = json.loads((folder / NAME).read_text())
+        record: dict[str, Any] = read_json(folder / NAME)
         before = record["identity"]
     except Exception as error:  # a damaged file raises what its reader likes
         raise InputError(f"out: {folder / NAME} can't be read ({error}); choose another folder") from error

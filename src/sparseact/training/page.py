@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ import jinja2
 
 from sparseact.report.style import number, percent
 from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import read_json
 
 
 def write_page(folder: Path) -> None:
     """Write report.html from train.json in a training's folder, and from that of its dense twin where there is one."""
-    record = json.loads((folder / "train.json").read_text())
+    record = read_json(folder / "train.json")
     twin_file = folder / "twin" / "train.json"
-    twin = json.loads(twin_file.read_text()) if twin_file.exists() else None
+    twin = read_json(twin_file) if twin_file.exists() else None
     if twin is not None and twin["identity"]["texts"] != record["identity"]["texts"]:
         twin = None  # of another run
     with write_atomically(folder / "report.html") as path:

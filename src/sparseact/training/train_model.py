@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.policy import GatePolicy
-from sparseact.data import load_text, sketch_passages
+from sparseact.data import context_of, load_text, sketch_passages
 from sparseact.errors import InputError, require
 from sparseact.models.builtin import cache_folder
 from sparseact.models.quiet import quiet
@@ -33,7 +32,7 @@ from sparseact.training.parameters import add_lora, dense_teacher, trainable
 from sparseact.training.quality import HeldOut, held_out
 from sparseact.training.text import Mix, as_text, shares_of, split_text
 from sparseact.utils.environment import describe
-from sparseact.utils.files import write_atomically
+from sparseact.utils.plain_json import write_json
 from sparseact.utils.progress import say
 
 if TYPE_CHECKING:
@@ -180,8 +179,7 @@ def _train(
             "environment": describe(model.device, model.dtype),
             "log": training.log,
         }
-        with write_atomically(out / "train.json") as path:
-            path.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(out / "train.json", record, indent=1)
         write_page(out)
     return Trained(out, recipe, {"before": before, "after": after}, seconds)
 
@@ -245,7 +243,7 @@ def _read_texts(
     key: str,
     threads: int | None,
 ) -> Mix:
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", options.window)
+    longest = context_of(model.config) or options.window
     if options.window > longest:
         raise InputError(f"window: {options.window} tokens are more than the model's {longest} positions")
     read = [(str(text), load_text(text)) if str(text) != OWN else (OWN, None) for text in texts]

@@ -2,7 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         temporary.replace(target)
     except Exception as error:
-        reason = _fault_of_the_place(error)
+        reason = fault_of_the_place(error)
         if reason is None:
             raise
         raise InputError(f"cannot write {target}: {reason}; what stood there before is unchanged") from error
@@ -53,7 +55,48 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _fault_of_the_place(error: Exception) -> str | None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before the work that is to end there; nothing is left in it.
+
+    Raises:
+        InputError: says why.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    trial = folder / f".trial-{os.getpid()}"
+    try:
+        with write_atomically(trial) as temporary:
+            temporary.write_bytes(bytes(4096))
+    except InputError as error:
+        raise InputError(f"out: {folder} cannot be written: {fault_of_the_place(error.__cause__)}") from error
+    finally:
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)
+            for parent in made:
+                parent.rmdir()
+
+
+def save_somewhere(folder: Path, save: Callable[[Path], object]) -> None:
+    """Save what was long in the making in a folder, or, where the disk has become full, in a temporary one.
+
+    Raises:
+        InputError: it is not in `folder`; where it is.
+    """
+    try:
+        save(folder)
+    except InputError as error:
+        other = None
+        try:
+            other = Path(tempfile.mkdtemp(prefix="sparseact-"))
+            save(other)
+        except (InputError, OSError):
+            if other is not None:
+                shutil.rmtree(other, ignore_errors=True)
+            raise error from None
+        raise InputError(f"{error}; what was computed is in {other}") from error
+
+
+def fault_of_the_place(error: BaseException | None) -> str | None:
+    """What a user has to mend of the place that was to be written; None for another error."""
     if isinstance(error, OSError) and error.errno in _USERS_TO_MEND:
         return _USERS_TO_MEND[error.errno]
     # safetensors and pyarrow wrap the system's error in one of their own, without its number.

@@ -31,9 +31,10 @@ class PromptScores:
     large as the norm of what it puts out.
     """
 
-    def __init__(self, gatings: Mapping[str, Gating]) -> None:
+    def __init__(self, gatings: Mapping[str, Gating], before: PromptScores | None = None) -> None:
+        """before: of the part of the prompt that was read already."""
         self.gatings = {name: gating for name, gating in gatings.items() if gating.choice == BY_PROMPT}
-        self.squares: dict[str, Floats] = {}
+        self.squares: dict[str, Floats] = {} if before is None else dict(before.squares)
 
     def note(self, name: str, x: Floats, *_: Any) -> Floats:
         """Look at the input [tokens, inputs] of a linear, and give it back: a prompt runs dense."""

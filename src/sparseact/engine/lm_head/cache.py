@@ -54,6 +54,8 @@ def read_screen(path: Path, model: Model) -> tuple[float, float] | None:
     shapes = {name: place.shape for name, place in places.items()} | {_FACTORS: (2,)}
     if {name: array.shape for name, array in kept.items()} != shapes:
         return None
+    if not all(np.isfinite(array).all() for array in kept.values() if array.dtype.kind == "f"):
+        return None
     left_out, rounding = kept.pop(_FACTORS).tolist()
     for name, array in kept.items():
         places[name][:] = array
@@ -65,7 +67,7 @@ def keep_screen(path: Path, model: Model, factors: tuple[float, float]) -> None:
     try:
         with write_atomically(path) as temporary:
             save_file({**_places(model), _FACTORS: np.asarray(factors)}, temporary)
-    except InputError as error:
+    except (InputError, OSError, SafetensorError) as error:
         warnings.warn(f"the screen is made anew at each load: {error} (set SPARSEACT_CACHE)", stacklevel=2)
 
 

@@ -14,7 +14,7 @@ from sparseact.models.architecture import Architecture
 from sparseact.models.families import transformers_naming
 from sparseact.models.formats import Floats
 from sparseact.models.weights import Weights
-from sparseact.recipes.fingerprint import fingerprint, sampled
+from sparseact.recipes.fingerprint import fingerprint, is_same, sampled
 from sparseact.recipes.gate import Gate, Values, array_of
 from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selection import EVERYTHING, HIGHEST, THRESHOLD
@@ -60,7 +60,7 @@ def read_gates(recipe: Recipe, weights: Weights) -> dict[str, Gating]:
         gating = replace(gating, level=recipe.meta.get("levels", {}).get(gate.site.module, 1.0))
         if gating.selection.rule != EVERYTHING:
             gatings |= dict.fromkeys(names, gating)
-    if fingerprint_of(weights, (gate.site.module for gate in recipe.gates)) != recipe.model:
+    if not is_same(recipe.model, fingerprint_of(weights, (gate.site.module for gate in recipe.gates))):
         raise InputError(
             f"recipe: {recipe.policy} at sparsity {recipe.sparsity} was calibrated on another model, or on other "
             "weights; calibrate again"

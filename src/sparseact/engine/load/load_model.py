@@ -12,9 +12,9 @@ from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.state import padded, zeros
 from sparseact.engine.load.packed import keep_packed, packed_path, read_packed
 from sparseact.engine.quant.arena import BIAS, CODES, Arena, Linear
-from sparseact.errors import unknown_name
+from sparseact.errors import InputError, unknown_name
 from sparseact.models.architecture import Architecture
-from sparseact.models.formats import FORMATS, Floats, Quantised, dequantise, joined, quantise
+from sparseact.models.formats import FORMATS, Floats, Quantised, dequantise, is_finite, joined, quantise
 from sparseact.models.weights import Weights
 
 DTYPES = ("f32", "bf16", "q8", "q4", "file")
@@ -42,7 +42,7 @@ def load_model(
         beside: of linears in planes, the one in whose columns the low plane lies.
 
     Raises:
-        InputError: a damaged file.
+        InputError: a damaged file, or a weight that is not a finite number.
     """
     linears = [_linear(weights, name, form, layouts.get(name, "panels")) for name, form in formats.items()]
     linears = _put_beside(linears, beside or {})
@@ -56,9 +56,10 @@ def load_model(
     path = packed_path(weights, linears)
     if path is None or not read_packed(path, parts):
         for i, linear in enumerate(linears):
-            arena.store(i, joined([_as(part, linear.format) for part in _parts(weights, linear.name)]))
+            arena.store(i, joined([_as(part, linear) for part in _parts(weights, linear.name)]))
         for name in names:
             value = weights.floats(name).reshape(-1)
+            _refuse_unless(bool(np.isfinite(value).all()), name)
             vectors[offsets[name] :][: value.size] = value
         if path is not None:
             keep_packed(path, parts)
@@ -130,10 +131,24 @@ def floats_of(value: Floats | Quantised) -> Floats:
     return dequantise(value) if isinstance(value, Quantised) else value
 
 
-def _as(value: Floats | Quantised, format: str) -> Quantised:  # noqa: A002
-    if isinstance(value, Quantised) and value.format == format:
-        return value
-    return quantise(floats_of(value), format)
+def _as(value: Floats | Quantised, linear: Linear) -> Quantised:
+    if not (isinstance(value, Quantised) and value.format == linear.format):
+        with np.errstate(over="ignore", invalid="ignore"):  # what they warn of is refused
+            numbers = floats_of(value)
+            _refuse_unless(bool(np.isfinite(numbers).all()), linear.name)
+            value = quantise(numbers, linear.format)
+    _refuse_unless(is_finite(value), linear.name, f", or one too large for {linear.format}")
+    return value
+
+
+def _refuse_unless(finite: bool, name: str, or_else: str = "") -> None:  # noqa: FBT001
+    """Refuse a tensor that holds NaN or infinity: all that the model would say is made of it.
+
+    Raises:
+        InputError: names the tensor.
+    """
+    if not finite:
+        raise InputError(f"model: the weight {name} holds a number that is not finite{or_else}; the file is damaged")
 
 
 def _room_for_vectors(

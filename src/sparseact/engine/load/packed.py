@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from sparseact.engine.quant.arena import Linear
 from sparseact.engine.simd.entry import sources_digest
 from sparseact.errors import InputError
@@ -23,6 +25,9 @@ from sparseact.utils.files import write_atomically
 
 LEAST, MOST = 16 << 20, 4 << 30
 """Bytes: smaller models are packed in no time; of all that is kept, what was not read for longest goes."""
+
+PAGE = 4096
+"""Bytes that a checksum adds up with those of the other pages."""
 
 
 def packed_path(weights: Weights, linears: Sequence[Linear]) -> Path | None:
@@ -45,7 +50,8 @@ def read_packed(path: Path, parts: Sequence[Array]) -> bool:
     """Fill the parts, one after the other, from what was kept; False if there is none, or it is damaged."""
     try:
         with path.open("rb") as file:
-            whole = all(file.readinto(part.data.cast("B")) == part.nbytes for part in parts) and not file.read(1)
+            filled = all(file.readinto(part.data.cast("B")) == part.nbytes for part in parts)
+            whole = filled and file.read() == _checksum(parts)
     except OSError:
         return False
     with suppress(OSError):  # a folder that cannot be written serves as well
@@ -63,6 +69,7 @@ def keep_packed(path: Path, parts: Sequence[Array]) -> None:
         with write_atomically(path) as temporary, temporary.open("wb") as file:
             for part in parts:
                 file.write(part.data)
+            file.write(_checksum(parts))
         _bound(path.parent)
     except (InputError, OSError) as error:
         warnings.warn(f"the weights are packed anew at each load: {error} (set SPARSEACT_CACHE)", stacklevel=2)
@@ -76,6 +83,17 @@ def _bound(folder: Path) -> None:
         total += stat.st_size
         if total > MOST:
             path.unlink(missing_ok=True)
+
+
+def _checksum(parts: Sequence[Array]) -> bytes:
+    """What a damaged file does not end with: a hash of the sums over its pages, at the speed of memory."""
+    digest = hashlib.sha256()
+    for part in parts:
+        whole = part.reshape(-1).view(np.uint8)
+        end = whole.size // PAGE * PAGE
+        digest.update(whole[:end].view(np.uint64).reshape(-1, PAGE // 8).sum(axis=0).tobytes())
+        digest.update(whole[end:].tobytes())
+    return digest.digest()
 
 
 def _digest(*parts: object) -> str:

@@ -155,7 +155,7 @@ def _keep(path: Path, code: bytes) -> None:
     try:
         with write_atomically(path) as temporary:
             temporary.write_bytes(hashlib.sha256(code).digest() + code)
-    except InputError:
+    except (InputError, OSError):
         _warn(path.parent)
 
 
