@@ -20,7 +20,7 @@ from sparseact.policies.cett import cett
 from sparseact.policies.deja_vu import recall_of
 from sparseact.recipes.selectors import TopK
 from sparseact.sites import capture, find_channels, find_sites, on_units
-from sparseact.testing import FAMILIES, tiny_model, tiny_tokenizer
+from sparseact.testing import DISTINCT, tiny_model, tiny_tokenizer
 
 PER_TOKEN = ("cats", "chess", "countdown", "top-k", "cett", "deja-vu", "first-look", "leading-bits")
 NEEDS_UP = ("chess", "countdown")
@@ -35,8 +35,8 @@ SKIPS = {
     "leading-bits": ("gate", "up", "down"),
     "griffin": ("gate", "up", "down"),
 }
-UNGATED = ("phi", "opt", "opt-post-norm", "gpt2", "gpt-neox", "gpt-neox-sequential")
-CASES = [(name, family) for name in PER_TOKEN for family in FAMILIES if name not in NEEDS_UP or family not in UNGATED]
+UNGATED = ("phi", "nemotron", "opt", "opt-post-norm", "gpt2", "gpt-neox", "gpt-neox-sequential")
+CASES = [(name, family) for name in PER_TOKEN for family in DISTINCT if name not in NEEDS_UP or family not in UNGATED]
 
 
 def _letters(seed: int, count: int = 2600) -> str:
@@ -84,7 +84,7 @@ def _reference(model, layer: int):
     return pair(getattr(mlp, names[0])), None, pair(down), act
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_the_parts_make_the_neurons(family):
     model = _model(family)
     found = find_neurons(model)

@@ -7,13 +7,14 @@ from typing import Any
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families.base import GGUF, Family, Layout
-from sparseact.models.families.config import Config
+from sparseact.models.families.config import LISTED, Config
 from sparseact.models.tensor_names import Naming
 from sparseact.utils.registry import with_plugins
 
 __all__ = [
     "BUILTIN",
     "GGUF",
+    "LISTED",
     "Config",
     "Family",
     "Layout",
@@ -28,7 +29,10 @@ BUILTIN: dict[str, Family] = {
     name: import_module(f"sparseact.models.families.{name}").FAMILY
     for name in (
         *("llama", "mobillama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "opt", "gpt2"),
-        *("gpt_neox", "stablelm", "olmo2"),  # which transformers alone runs
+        *("nemotron", "arcee", "bitnet", "apertus"),  # of squared ReLU, or kin to those
+        *("smollm3", "granite", "granite_hybrid", "gemma", "vaultgemma", "ministral", "ministral3", "stablelm"),
+        *("ernie4_5", "helium", "internlm3", "seed_oss", "cwm", "olmo2", "olmo3", "exaone4", "hunyuan"),
+        *("gpt_neox", "cohere", "cohere2"),
     )
 }
 """The families of this package, by their files' names."""
@@ -69,13 +73,11 @@ def read_config(values: Mapping[str, Any], where: str) -> Architecture:
         UnsupportedModelError: a family, activation or rotary embedding that the engine does not have.
         InputError: a size is missing or senseless.
     """
-    config = Config(values, where, engine_types)
+    config = Config(values, where)
     model_type = config.get("model_type")
     family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
     if family is None or family.architecture is None:
-        raise UnsupportedModelError(
-            f"{where}: the engine does not run models of type {model_type!r}; it runs {', '.join(engine_types())}"
-        )
+        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}; {LISTED}")
     config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
     try:
         architecture = family.architecture(config)

@@ -48,11 +48,13 @@ class GGUF:
         paired: rows of q and k stand in pairs, see `tensor_names.Place.pairs`.
         config: what to add to a config, or to replace in it: from the metadata (keys without the architecture)
             and the config in transformers' words that was made of them.
+        names: of tensors that are not called as in most architectures, by canonical name.
     """
 
     architecture: str
     paired: bool = False
     config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = _as_it_is
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,21 @@ TINY: Mapping[str, Any] = {
 """The config of every tiny model, in the words that most families share."""
 TINY_WINDOW = 4
 """Positions of a tiny model's sliding window."""
+TINY_YARN: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+}
+"""A rotation by yarn whose ramp is within the few pairs of a tiny model's head."""
+TINY_LLAMA3: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+"""The same for the scaling of Llama 3."""

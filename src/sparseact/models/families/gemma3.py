@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sparseact.models.architecture import Architecture
+from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import gemma2, llama
 from sparseact.models.families.base import GGUF, TINY_WINDOW, Family
 from sparseact.models.families.config import Config
@@ -17,7 +17,7 @@ _FULL, _SLIDING = 1e6, 1e4
 def _read(config: Config) -> Architecture:
     kinds = gemma2.layer_kinds(config, config.size("sliding_window_pattern", 6))
     rotations = config.rotations(config.get("rope_parameters", _old_rotations(config)), kinds)
-    return replace(gemma2.read(config, kinds), **rotations, qk_norm=True)
+    return replace(gemma2.read(config, kinds), **rotations, qk_norm=QKNorm.HEAD)
 
 
 def _old_rotations(config: Config) -> dict[str, Any]:
