@@ -25,6 +25,9 @@ _HARMLESS = (
     "rope_factors_long.weight",
 )
 
+_BESIDE_TEXT = ("vision_tower", "multi_modal_projector")
+"""Modules of a model that sees, beside its language model."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -92,6 +95,11 @@ class Naming:
 def is_harmless(name: str) -> bool:
     """Whether a tensor of a source that no model uses may be passed over."""
     return name.endswith(_HARMLESS)
+
+
+def is_beside_text(name: str) -> bool:
+    """Whether a tensor of a model with more parts is of another part than the language model."""
+    return not {*name.split(".")[:2]}.isdisjoint(_BESIDE_TEXT)
 
 
 def find_places(

@@ -12,13 +12,13 @@ import numpy as np
 
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.models.families import read_config, transformers_naming
+from sparseact.models.families import read_config, text_config, transformers_naming
 from sparseact.models.formats import Array, Floats, Quantised, dequantise
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_config import gguf_config, gguf_naming
 from sparseact.models.sources.memory import LoadedModel, settled
 from sparseact.models.sources.safetensors import SafetensorsFolder
-from sparseact.models.tensor_names import Place, find_places
+from sparseact.models.tensor_names import Place, find_places, is_beside_text
 
 
 class Source(Protocol):
@@ -131,15 +131,19 @@ def _weights_of_folder(folder: Path) -> Weights:
         raise InputError(f"{folder / 'config.json'}: cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'}: holds no config of a model")
+    whole, config = config, text_config(config)
     architecture = read_config(config, str(folder / "config.json"))
     source = SafetensorsFolder.open(folder)
+    shapes = source.shapes
+    if config is not whole:
+        shapes = {name: shape for name, shape in shapes.items() if not is_beside_text(name)}
     naming = transformers_naming(architecture.family)
-    places = find_places(architecture, naming, source.shapes, str(folder))
-    head = naming.head(source.shapes) + ".weight"
-    if architecture.tied and head in source.shapes and not _same(source, head, places["embed"].name):
+    places = find_places(architecture, naming, shapes, str(folder))
+    head = naming.head(shapes) + ".weight"
+    if architecture.tied and head in shapes and not _same(source, head, places["embed"].name):
         # The config is wrong about it: the file has a head of its own, which transformers takes too.
         architecture = replace(architecture, tied=False)
-        places = find_places(architecture, naming, source.shapes, str(folder))
+        places = find_places(architecture, naming, shapes, str(folder))
     return Weights(architecture, places, source, config)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "family_where",
     "known_families",
     "read_config",
+    "text_config",
     "transformers_naming",
 ]
 
@@ -60,6 +61,16 @@ def family_where(wanted: Callable[[Family], bool]) -> Family | None:
 def engine_types() -> list[str]:
     """Transformers' names of the families that the engine runs."""
     return list(dict.fromkeys(family.model_type for family in known_families().values() if family.architecture))
+
+
+def text_config(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model in that of a model that sees; any other config as it is."""
+    inner, whole = values.get("text_config"), values.get("model_type")
+    family = family_where(lambda family: bool(family.part_of) and family.part_of == whole)
+    if family is None or not isinstance(inner, Mapping):
+        return values
+    tied = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
+    return {"model_type": family.model_type, **family.text_defaults, **inner, **tied}
 
 
 def read_config(values: Mapping[str, Any], where: str) -> Architecture:

@@ -68,6 +68,8 @@ class Family:
         naming: of its tensors in transformers, without the path of the decoder; goes with `architecture`.
         gguf: how GGUF files hold it; None where the engine does not read them.
         shared: a module that all blocks have in common.
+        part_of: transformers' name of the models that see, of which it is the language model; their folders run as it.
+        text_defaults: what the `text_config` of those leaves out.
         tiny: configs of small models for tests by name: what differs from `TINY`.
 
     Raises:
@@ -80,6 +82,8 @@ class Family:
     naming: Naming | None = None
     gguf: GGUF | None = None
     shared: str = ""
+    part_of: str = ""
+    text_defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

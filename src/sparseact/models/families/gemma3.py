@@ -1,4 +1,4 @@
-"""Gemma 3, text: of six layers five slide and rotate by a base of 10,000; one sees all and has a base of 1,000,000."""
+"""Gemma 3, also as a part of one that sees: of six layers five slide, and rotate by another base than the sixth."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,6 +42,15 @@ FAMILY = Family(
     architecture=_read,
     naming=gemma2.NAMING,
     gguf=GGUF("gemma3", config=_from_gguf),
+    part_of="gemma3",
+    text_defaults={  # of the 4B
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131_072,
+        "bos_token_id": 2,
+    },
     tiny={
         "gemma3": {
             "num_key_value_heads": 1,

@@ -1,4 +1,4 @@
-"""Ministral 3: a Mistral by yarn, whose queries grow beyond the length of the texts of the first training."""
+"""Ministral 3, also as a part of one that sees: a Mistral by yarn, whose queries grow in texts beyond 16,384 tokens."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,5 +46,6 @@ FAMILY = Family(
     architecture=read,
     naming=llama.NAMING,
     gguf=GGUF("mistral3", paired=True, config=_from_gguf),
+    part_of="mistral3",
     tiny={"ministral3": TINY},
 )
