@@ -69,7 +69,8 @@ def families() -> str:
         layout = family.layout
         made_by = ", ".join(f"`{module}`" for module in layout.mlp_in)
         places = (f"`{layout.mlp_out}`", made_by, f"`{layout.attention_out}`", f"`{layout.attention_in[0]}`")
-        runs = ("yes" if family.architecture else "no", "yes" if family.gguf else "no")
+        engine = "yes" if family.architecture else "no"
+        runs = (engine, f"`{family.gguf.architecture}`" if family.gguf else "", ", ".join(family.tiny))
         rows.append((f"`{name}`: {about.rstrip('.')}", *places, *runs))
     head = (
         "family",
@@ -78,7 +79,8 @@ def families() -> str:
         "heads are the input of",
         "queries from",
         "engine",
-        "GGUF files of its own",
+        "llama.cpp's architecture",
+        "tested as",
     )
     return _table(head, rows)
 

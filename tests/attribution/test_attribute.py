@@ -10,7 +10,7 @@ import sparseact as sa
 from sparseact.attribution import METRICS, attribute_batch
 from sparseact.data import encode_prompt
 from sparseact.errors import InputError
-from sparseact.testing import EOS, FAMILIES, POSITIONS, float64_model, tiny_model, tiny_tokenizer
+from sparseact.testing import DISTINCT, EOS, POSITIONS, float64_model, tiny_model, tiny_tokenizer
 
 PROMPTS = ["Why is the sky blue?", "Hi", "Who wrote Hamlet, and when?"]
 # What a batch cannot keep: integrated gradients take one prompt, the control draws in order of the batch.
@@ -65,7 +65,7 @@ def test_a_batch_of_the_real_model_equals_each_prompt_alone(smollm2):
 # Tiny models
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_every_family(family, tokenizer):
     scores = sa.attribute(tiny_model(family), tokenizer, PROMPTS[0], max_new_tokens=3)
     assert len(scores.values) == 6

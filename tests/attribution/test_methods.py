@@ -28,7 +28,7 @@ from sparseact.errors import InputError
 from sparseact.masked.decoding import prefill, teacher_force
 from sparseact.masked.selectors import ranks, topk_mask
 from sparseact.sites import find_sites, on_units
-from sparseact.testing import FAMILIES, float64_model, tiny_model, tiny_tokenizer
+from sparseact.testing import DISTINCT, float64_model, tiny_model, tiny_tokenizer
 
 PROMPT, STEPS = 7, 4
 
@@ -199,7 +199,7 @@ def test_captum_agrees_on_a_language_model(llama, index, step):
     torch.testing.assert_close(score("ig", units, path[site][0, step]), ig.detach(), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_one_step_of_integrated_gradients_is_gxo(family):
     model = float64_model(tiny_model(family))
     sites = find_sites(model)
@@ -374,7 +374,7 @@ def name(request):
     return request.param
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_contract_on_every_family(name, family):
     x, gradients = attribution(family)
     metric = make_metric(name)

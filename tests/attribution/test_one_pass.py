@@ -11,13 +11,13 @@ from sparseact.attribution.own_position import own_position_attention
 from sparseact.errors import InputError
 from sparseact.masked.decoding import pad_left, prefill, teacher_force
 from sparseact.sites import capture, find_sites
-from sparseact.testing import FAMILIES, SLIDING_WINDOW, float64_model, tiny_model
+from sparseact.testing import DISTINCT, SLIDING_WINDOW, float64_model, tiny_model
 
 PROMPT, STEPS = 9, 6  # both longer than the sliding window
 assert min(PROMPT, STEPS) > SLIDING_WINDOW
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=DISTINCT)
 def exact(request):
     """A tiny model of every family in float64."""
     return float64_model(tiny_model(request.param))
@@ -161,7 +161,7 @@ def test_softcap_and_final_cap_are_at_work():
 # Other precisions, real weights
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_float32_is_close_to_the_loop(family):
     model = tiny_model(family)
     sites = find_sites(model)

@@ -11,8 +11,7 @@ from sparseact.errors import InputError
 from sparseact.generation.backend import Backend
 from sparseact.generation.masked import masked
 from sparseact.policies import TEAL, Griffin, Phases
-from sparseact.testing import tiny_model, tiny_tokenizer
-from sparseact.testing.tiny import FAMILIES
+from sparseact.testing import DISTINCT, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def of_transformers(model, prompt, tokens, **options):
     return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_greedy_text_is_that_of_transformers(family):
     model, tokenizer = tiny_model(family), tiny_tokenizer()
     prompt = tokenizer("Why is it so?").input_ids

@@ -17,7 +17,7 @@ from sparseact.recipes.gate import array_of
 from sparseact.recipes.recipe import Recipe
 from sparseact.recipes.selectors import Threshold, TopK
 from sparseact.sites import find_channels, find_sites
-from sparseact.testing import FAMILIES, LAYERS, PAD, float64_model, tiny_model, tiny_tokenizer
+from sparseact.testing import DISTINCT, LAYERS, PAD, float64_model, tiny_model, tiny_tokenizer
 
 FROM_THE_START = Phases(dense_first=0)
 
@@ -52,7 +52,7 @@ def hooks_of(model) -> int:
 # --- gates
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_level_0_is_bit_identical_in_every_family(family, ids):
     model = tiny_model(family)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_level_0_is_bit_identical_in_every_family(family, ids):
     assert density.achieved() == 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_a_threshold_is_what_a_plain_hook_on_every_linear_does(family, ids):
     """OPT's flattened MLP, an MLP that blocks share (MobiLlama) and Conv1D (GPT-2) among them."""
     model = tiny_model(family)

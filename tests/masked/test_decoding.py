@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from sparseact.masked.decoding import decode_greedily, evaluation_mode, pad_left, prefill, stop_tokens, teacher_force
-from sparseact.testing import EOS, FAMILIES, PAD, float64_model, tiny_model
+from sparseact.testing import DISTINCT, EOS, PAD, float64_model, tiny_model
 
 STEPS = 10
 NEVER = frozenset()
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=DISTINCT)
 def model(request):
     return float64_model(tiny_model(request.param))
 

@@ -9,7 +9,7 @@ import torch
 
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.policies import POLICIES, TEAL, Recipe, known_policies, make_policy, summary
-from sparseact.testing import FAMILIES as ALL_FAMILIES
+from sparseact.testing import DISTINCT as ALL_FAMILIES
 from sparseact.testing import check_policy, tiny_model, tiny_tokenizer
 from sparseact.utils import registry
 

@@ -16,7 +16,7 @@ from sparseact.masked.decoding import pad_left
 from sparseact.policies import POLICIES, TEAL, WINA, Gate, Phases, SparseAct
 from sparseact.recipes.selectors import Threshold, TopK
 from sparseact.sites import find_channels, on_units, skip_logits, weight_bytes
-from sparseact.testing import FAMILIES, LAYERS, PAD, VOCABULARY, tiny_model, tiny_tokenizer
+from sparseact.testing import DISTINCT, LAYERS, PAD, VOCABULARY, tiny_model, tiny_tokenizer
 
 FROM_THE_START = Phases(dense_first=0)
 TEXT = "\n".join(row["question"] for row in builtin_questions()[:40])
@@ -43,7 +43,7 @@ def hooks_of(model) -> int:
 # --- where it is
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_every_family_has_it_after_the_last_block(family):
     model = tiny_model(family)
     head, channels = head_of(model), find_channels(model)
@@ -73,7 +73,7 @@ def test_a_model_whose_head_is_no_linear_is_refused_in_one_line(head, kind):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_level_0_is_bit_identical_however_many_logits_are_kept(family, keep, ids):
     model = tiny_model(family)
     gates = [Gate(site, TopK(0.0)) for site in find_channels(model, lm_head=True)]
@@ -85,7 +85,7 @@ def test_level_0_is_bit_identical_however_many_logits_are_kept(family, keep, ids
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_a_threshold_is_what_a_plain_hook_does_and_counts_what_it_drops(family, keep, ids):
     model = tiny_model(family)
     site, dropped = head_of(model), 0

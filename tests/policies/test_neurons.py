@@ -13,7 +13,7 @@ from sparseact.masked.selectors import mask
 from sparseact.policies import POLICIES, load_recipe
 from sparseact.recipes.selectors import TopK
 from sparseact.sites import capture, find_channels
-from sparseact.testing import FAMILIES, tiny_tokenizer
+from sparseact.testing import DISTINCT, tiny_tokenizer
 
 PER_TOKEN = ("cats", "chess", "countdown", "top-k", "cett", "deja-vu", "first-look", "leading-bits")
 NEEDS_UP = ("chess", "countdown")
@@ -28,11 +28,11 @@ SKIPS = {
     "leading-bits": ("gate", "up", "down"),
     "griffin": ("gate", "up", "down"),
 }
-UNGATED = ("phi", "opt", "opt-post-norm", "gpt2", "gpt-neox", "gpt-neox-sequential")
-CASES = [(name, family) for name in PER_TOKEN for family in FAMILIES if name not in NEEDS_UP or family not in UNGATED]
+UNGATED = ("phi", "nemotron", "opt", "opt-post-norm", "gpt2", "gpt-neox", "gpt-neox-sequential")
+CASES = [(name, family) for name in PER_TOKEN for family in DISTINCT if name not in NEEDS_UP or family not in UNGATED]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DISTINCT)
 def test_the_parts_make_the_neurons(family):
     model = model_of(family)
     found = find_neurons(model)

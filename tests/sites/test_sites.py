@@ -11,7 +11,7 @@ from torch import nn
 from sparseact.attribution import attribute_in_one_pass
 from sparseact.errors import InputError, SparseactError, UnsupportedModelError
 from sparseact.sites import Layout, capture, find_sites, on_units
-from sparseact.testing import FAMILIES, LAYERS, tiny_model
+from sparseact.testing import DISTINCT, LAYERS, tiny_model
 
 BLOOM = Layout(
     "BLOOM",
@@ -42,10 +42,12 @@ BYTES = {
     "gpt-neox-sequential": (UNGATED, HEAD_OF_8),
     "stablelm": (GATED, HEAD_OF_8),
     "olmo2": (GATED, HEAD_OF_8),
+    "nemotron": (UNGATED, HEAD_OF_8),
+    "granite4": (GATED, HEAD_OF_8),
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=DISTINCT)
 def family(request):
     return request.param
 

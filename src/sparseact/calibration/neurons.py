@@ -8,16 +8,17 @@ here, and up stands for 0 bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparseact.errors import UnsupportedModelError
 from sparseact.masked.gate import signal_of
 from sparseact.recipes.gate import Signal
-from sparseact.sites import Site, dissect, find_channels, find_sites
+from sparseact.sites import Layout, Site, dissect, find_channels, find_sites
 from sparseact.sites.find import linear_shape, row_bytes
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
     """The neurons of every layer.
 
     Raises:
-        UnsupportedModelError: no known layout fits, the MLP is neither gated nor plain, or the config does
-            not name its activation.
+        UnsupportedModelError: no known layout fits, the MLP is neither gated nor plain, it norms its neurons, or the
+            config does not name its activation, or one that has weights of its own.
     """
     blocks, layout, shares = dissect(model)
     activation = _activation(model)
     channels = {site.module: site for site in find_channels(model)}
+    _refuse_norms(model, blocks, layout)
     found = []
     for site, (path, block) in zip(find_sites(model, "mlp"), blocks.items(), strict=True):
         wide = [  # (module, (index, parts)) of each [units, inputs] slice of a first linear, gate before up
@@ -110,8 +112,25 @@ def read_signal(model: PreTrainedModel, signal: Signal, x: Tensor) -> Tensor:
         return signal_of(signal, linear(x.to(weight.device, weight.dtype))).float().cpu()
 
 
+def _refuse_norms(model: PreTrainedModel, blocks: Mapping[str, nn.Module], layout: Layout) -> None:
+    """A norm of all neurons leaves none that need not be computed (BitNet)."""
+    parent = layout.mlp_out.rpartition(".")[0]
+    for path, block in blocks.items():
+        for name, _ in block.get_submodule(parent).named_children() if parent else ():
+            if name.endswith("norm"):
+                raise UnsupportedModelError(
+                    f"model: {type(model).__name__} norms its neurons ({path}.{parent}.{name}), for which all are "
+                    "computed; use teal, wina or sparseact, which leave out inputs"
+                )
+
+
 def _activation(model: PreTrainedModel) -> str:
     for name in ("hidden_activation", "activation_function", "hidden_act"):
         if found := getattr(model.config, name, None):
+            if found == "xielu":
+                raise UnsupportedModelError(
+                    f"model: the neurons of {type(model).__name__} go through {found}, which has weights of its own; "
+                    "use teal, wina or sparseact, which leave out inputs"
+                )
             return str(found)
     raise UnsupportedModelError(f"{type(model).__name__}: its config names no activation of the MLP")

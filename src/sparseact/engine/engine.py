@@ -385,8 +385,10 @@ class Engine:
 
     def _need_room(self, n: int) -> None:
         if self.position + n > self.context:
+            why = self.architecture.why_context if self.context == self.architecture.context else ""
             raise InputError(
                 f"the context has room for {self.context} tokens: {self.position} are there, and {n} more do not fit"
+                + (f"; {why}" if why else "")
             )
 
     def _mask(self, product: Product, name: str, x: Floats, outputs: Mapping[str, Floats], start: int) -> Floats:

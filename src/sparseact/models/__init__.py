@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparseact.models.loading import load as load
     from sparseact.models.loading import load_tokenizer as load_tokenizer
     from sparseact.models.loading import weights_path as weights_path
+    from sparseact.models.support import support_of as support_of
 
 _HOME_OF_NAME = {
     "builtin_models": "fetching",
@@ -26,6 +27,7 @@ _HOME_OF_NAME = {
     "gguf_path": "fetching",
     "load": "loading",
     "load_tokenizer": "loading",
+    "support_of": "support",
     "weights_path": "loading",
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "gguf_path",
     "load",
     "load_tokenizer",
+    "support_of",
     "weights_path",
 ]
 

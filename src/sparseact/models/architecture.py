@@ -16,6 +16,7 @@ class Norm(IntEnum):
 
     RMS = 0
     LAYER = 1
+    CENTRED = 2  # as LAYER, without a bias
 
 
 class Activation(IntEnum):
@@ -25,6 +26,16 @@ class Activation(IntEnum):
     GELU = 1  # x * Phi(x), by the error function
     GELU_TANH = 2  # its tanh approximation
     RELU = 3
+    RELU_SQUARED = 4
+
+
+class QKNorm(IntEnum):
+    """The RMS norms of queries and keys."""
+
+    NONE = 0
+    HEAD = 1  # of each head, before it rotates
+    ROTATED = 2  # of each head, after it
+    WHOLE = 3  # of all heads at once, before they rotate
 
 
 @dataclass(frozen=True)
@@ -37,22 +48,29 @@ class Architecture:
     Attributes:
         family: as transformers calls it.
         layers, hidden, heads, kv_heads, head_dim, neurons, vocabulary: sizes.
-        context: positions that the model was made for; more than that are refused where they are learned.
+        context: positions that the model was made for, up to where its rotation would change with the length of
+            the text; more are refused where they are learned, or where it would.
+        why_context: what the text would outgrow that is longer, where that is less than the model's own limit.
         norm, norm_epsilon: of all norms.
         activation: of the neurons.
         gated: the neurons are act(gate) * up, else act(gate).
         tied: the head of the model is its embedding.
-        parallel: attention and MLP read the same norm, and both are added to the residual.
+        parallel: attention and MLP read the same residual, and both are added to it.
+        parallel_norm: of parallel ones, the MLP has a norm of its own; else both read one.
+        pre_norms: attention and MLP read the residual through a norm.
         post_norms: the outputs of attention and MLP are normed before they are added to the residual.
-        qk_norm: each head's query and key go through an RMS norm before they rotate.
+        inner_norms: what the heads and the neurons put out is normed before `o` and `down` read it (BitNet).
+        qk_norm: how queries and keys are normed.
         rotary_dim: first dimensions of a head that rotate, i with i + rotary_dim / 2; 0 where positions
             are learned and added to the embedding.
         frequencies: one row [rotary_dim / 2] of radians per position for each kind of layer.
-        layer_frequencies: each layer's row of `frequencies`.
+        layer_frequencies: each layer's row of `frequencies`; a row of zeros does not rotate.
+        rotation_scales: factor on cosines and sines of each kind of layer; none is 1.
         windows: each layer's positions that a token sees, itself among them; 0 for all.
         attention_scale: factor on query . key.
         attention_softcap, final_softcap: cap * tanh(x / cap) of attention scores and logits; 0 for none.
         embedding_scale: factor on the embedding of a token.
+        logit_scale: factor on the logits, before their softcap.
         first_token: that texts begin with, where the model has one; 0 otherwise.
     """
 
@@ -73,14 +91,20 @@ class Architecture:
     attention_scale: float
     windows: tuple[int, ...]
     parallel: bool = False
+    parallel_norm: bool = False
+    pre_norms: bool = True
     post_norms: bool = False
-    qk_norm: bool = False
+    inner_norms: bool = False
+    qk_norm: QKNorm = QKNorm.NONE
     rotary_dim: int = 0
     frequencies: tuple[tuple[float, ...], ...] = ()
     layer_frequencies: tuple[int, ...] = ()
+    rotation_scales: tuple[float, ...] = ()
     attention_softcap: float = 0.0
     final_softcap: float = 0.0
     embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    why_context: str = ""
     first_token: int = 0
 
     @property
@@ -93,7 +117,8 @@ class Architecture:
         positions = np.arange(first, first + count, dtype=np.float32)
         # float32 throughout, as transformers: far out, its rounding of the angle is part of the model.
         angles = positions[:, None] * np.asarray(self.frequencies, dtype=np.float32)[:, None, :]
-        return np.cos(angles), np.sin(angles)
+        scales = np.asarray(self.rotation_scales or (1,), np.float32)[:, None, None]
+        return np.cos(angles) * scales, np.sin(angles) * scales
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -133,12 +158,17 @@ class Architecture:
         }
         if not self.gated:
             del shapes["up"]
-        if self.parallel:
+        if not self.pre_norms or (self.parallel and not self.parallel_norm):
             del shapes["mlp_norm"]
+        if not self.pre_norms:
+            del shapes["attention_norm"]
         if self.post_norms:
             shapes |= {"post_attention_norm": (self.hidden,), "post_mlp_norm": (self.hidden,)}
+        if self.inner_norms:
+            shapes |= {"inner_attention_norm": (queries,), "inner_mlp_norm": (self.neurons,)}
         if self.qk_norm:
-            shapes |= {"q_norm": (self.head_dim,), "k_norm": (self.head_dim,)}
+            whole = self.qk_norm == QKNorm.WHOLE
+            shapes |= {"q_norm": (queries if whole else self.head_dim,), "k_norm": (keys if whole else self.head_dim,)}
         return shapes
 
     def optional(self, name: str) -> bool:

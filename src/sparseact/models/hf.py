@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseact.errors import InputError, MissingExtraError
+from sparseact.models.families import family_where
 from sparseact.models.quiet import first_line, quiet
-from sparseact.models.tensor_names import is_harmless
+from sparseact.models.tensor_names import is_beside_text, is_harmless
 from sparseact.models.weights import Weights, floats, open_weights
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from sparseact.models.tokenizer import Tokenizer
 
 _NO_CODE: dict[str, Any] = {"trust_remote_code": False}  # else transformers asks on standard input
+
+_TEXT_NAMES = {r"^language_model\.": "", r"^model\.language_model\.": "model."}
+"""Where the language model stands in a folder with more parts, as published and as transformers 5 saves it."""
 
 
 def load_folder(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
@@ -79,11 +83,11 @@ def _load(folder: Path, dtype: "torch.dtype") -> tuple[Any, Any]:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **_NO_CODE)
+        config = _text_part(transformers.AutoConfig.from_pretrained(folder, **_NO_CODE))
         _check_causal(config, folder)
         tokenizer = _tokenizer(folder)
         model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, **_NO_CODE
+            folder, config=config, dtype=dtype, key_mapping=_TEXT_NAMES, output_loading_info=True, **_NO_CODE
         )
     except InputError:
         raise
@@ -102,7 +106,9 @@ def check_whole(place: str, loaded: dict[str, Any]) -> None:
     """
     if missing := sorted(loaded["missing_keys"]):
         raise InputError(f"model: {place}: the weights lack {len(missing)} tensors of the model, such as {missing[0]}")
-    if unused := sorted(name for name in loaded["unexpected_keys"] if not is_harmless(name)):
+    if unused := sorted(
+        name for name in loaded["unexpected_keys"] if not is_harmless(name) and not is_beside_text(name)
+    ):
         raise InputError(
             f"model: {place}: the model that its config describes has no use for {len(unused)} tensors of the "
             f"weights, such as {unused[0]}"
@@ -146,6 +152,16 @@ def _refuse(differing: list[str], place: str) -> None:
             f"model: {place}: transformers reads another model from these files than the engine: they differ in "
             f"{differing[0]}"
         )
+
+
+def _text_part(config: Any) -> Any:
+    """The config of the language model in that of a model that sees, where that is one of ours."""
+    family = family_where(lambda family: bool(family.part_of) and family.part_of == config.model_type)
+    text = config.get_text_config(decoder=True)
+    if family is None or text.model_type != family.model_type:
+        return config
+    text.tie_word_embeddings = config.tie_word_embeddings
+    return text
 
 
 def _check_causal(config: Any, folder: Path) -> None:

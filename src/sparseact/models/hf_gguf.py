@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.families import transformers_naming
 from sparseact.models.hf import check_same, check_whole
@@ -49,8 +51,9 @@ def _config(weights: Weights) -> Any:
 
     said = dict(weights.config)
     known = transformers.AutoConfig.for_model(said.pop("model_type"))
-    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # a family's default is of one model of it
-    return type(known)(**none | {name: value for name, value in said.items() if hasattr(known, name)})
+    # What the file does not have; a family's default is of one model of it.
+    said = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sliding_window")) | said
+    return type(known)(**{name: value for name, value in said.items() if hasattr(known, name)})
 
 
 def _state(weights: Weights, kind: Any, config: Any, dtype: "torch.dtype", where: str) -> dict[str, "torch.Tensor"]:
@@ -70,5 +73,6 @@ def _state(weights: Weights, kind: Any, config: Any, dtype: "torch.dtype", where
     for name in weights.names:
         place, values = places[name], torch.from_numpy(weights.floats(name) - places[name].added)
         rows = state[place.name].T if place.transposed else state[place.name]
-        rows[place.first : place.first + len(values)] = values
+        stored = place.rows(len(values))
+        rows[place.first + (np.arange(len(values)) if stored is None else stored)] = values.to(dtype)
     return state

@@ -19,20 +19,33 @@ def snapshot(name: str) -> Path:
     Raises:
         InputError: there is no such model, it cannot be reached, or has no safetensors files.
     """
+    folder = _download(name, _FILES)
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model: {name}: the hub has no safetensors files of it")
+    return folder
+
+
+def fetch_config(name: str) -> Path:
+    """As `snapshot`, a folder with config.json, and other files if they were fetched before.
+
+    Raises:
+        InputError: there is no such model, or it cannot be reached.
+    """
+    return _download(name, ["config.json"])
+
+
+def _download(name: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     with _quiet():
         reachable = _is_on_hub(name)
         try:
-            folder = Path(
-                snapshot_download(name, allow_patterns=_FILES, ignore_patterns=["*/*"], local_files_only=not reachable)
+            return Path(
+                snapshot_download(name, allow_patterns=files, ignore_patterns=["*/*"], local_files_only=not reachable)
             )
         except Exception as error:
             reason = first_line(error) if reachable else "the hub cannot be reached and its cache has no copy"
             raise _unknown_model(name, reason) from error
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"model: {name}: the hub has no safetensors files of it")
-    return folder
 
 
 def _is_on_hub(name: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
+from sparseact.models.formats import Array
 
 # Buffers that files hold beside the weights: masks, positions and frequencies (those that matter, the config has).
 _HARMLESS = (
@@ -18,7 +21,12 @@ _HARMLESS = (
     "position_ids",
     "attn_rot_embd.weight",
     "rope_freqs.weight",
+    "rope_factors_short.weight",
+    "rope_factors_long.weight",
 )
+
+_BESIDE_TEXT = ("vision_tower", "multi_modal_projector")
+"""Modules of a model that sees, beside its language model."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,9 @@ class Place:
         first: its first row there, where several tensors are fused or the source has unused rows.
         transposed: stored as [inputs, outputs].
         added: what is added to every number; Gemma's norms are stored less 1.
-        pairs: rows of a head stand as (0, 1), (2, 3), ... where transformers has (0, n / 2), ...; their
+        pairs: rows of a head stand as (0, 1), (2, 3), ... where they rotate as (0, n / 2), ...; their
             number in a head, 0 if they do not.
+        by_head: rows of a head, and from it to the next, where other tensors' heads stand between; (0, 0) if none do.
     """
 
     name: str
@@ -39,6 +48,17 @@ class Place:
     transposed: bool = False
     added: float = 0.0
     pairs: int = 0
+    by_head: tuple[int, int] = (0, 0)
+
+    def rows(self, count: int) -> Array | None:
+        """The stored numbers, from `first` on, of the tensor's `count` rows; None where they just follow."""
+        if not self.pairs and not self.by_head[0]:
+            return None
+        stored: Array = np.arange(count)
+        if self.by_head[0]:
+            head, apart = self.by_head
+            stored = stored // head * apart + stored % head
+        return stored.reshape(-1, self.pairs // 2, 2).swapaxes(1, 2).ravel() if self.pairs else stored
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,8 @@ class Naming:
         added_to_norms: see `Place.added`.
         unused_positions: rows before position 0.
         paired: rows of q and k stand in pairs, see `Place.pairs`.
+        by_head: tensors that are fused stand head by head, see `Place.by_head`.
+        head_in_files: another name of the head of the model, if files have one.
     """
 
     modules: Mapping[str, str]
@@ -59,11 +81,25 @@ class Naming:
     added_to_norms: float = 0.0
     unused_positions: int = 0
     paired: bool = False
+    by_head: bool = False
+    head_in_files: str = ""
+
+    def head(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """The module of the head in a source; it stands beside the decoder, wherever that is."""
+        known = [name for name in (self.modules["head"], self.head_in_files) if name]
+        wanted = tuple(f".{name}.weight" for name in known)
+        found = next((name for name in shapes if f".{name}".endswith(wanted)), None)
+        return found.removesuffix(".weight") if found else known[0]
 
 
 def is_harmless(name: str) -> bool:
     """Whether a tensor of a source that no model uses may be passed over."""
     return name.endswith(_HARMLESS)
+
+
+def is_beside_text(name: str) -> bool:
+    """Whether a tensor of a model with more parts is of another part than the language model."""
+    return not {*name.split(".")[:2]}.isdisjoint(_BESIDE_TEXT)
 
 
 def find_places(
@@ -81,7 +117,8 @@ def find_places(
         InputError: a tensor is missing or of another shape.
         UnsupportedModelError: the source has weights that the architecture has no use for.
     """
-    prefix = _prefix(naming, shapes)
+    prefix, head = _prefix(naming, shapes), naming.head(shapes)
+    naming = replace(naming, modules={**naming.modules, "head": head})
     expected = architecture.shapes
     places = {}
     for name, shape in expected.items():
@@ -95,7 +132,7 @@ def find_places(
             places[name] = place
     used = {place.name for place in places.values()}
     for name in shapes:
-        repeated = architecture.tied and name == f"{naming.modules['head']}.weight"  # see weights._weights_of_folder
+        repeated = architecture.tied and name == f"{head}.weight"  # see weights._weights_of_folder
         if name not in used and not repeated and not is_harmless(name):
             raise UnsupportedModelError(
                 f"{where}: the engine has no use for the tensor {name} in a {architecture.family}"
@@ -113,12 +150,15 @@ def _place(name: str, architecture: Architecture, naming: Naming, prefix: str) -
     }
     fused = [other for other in shapes if naming.modules[other] == module]
     unused = naming.unused_positions if part == "positions" else 0
+    by_head = naming.by_head and len(fused) > 1
+    before = [architecture.head_dim if by_head else shapes[other][0] for other in fused[: fused.index(part)]]
     place = Place(
         name=f"{'' if part == 'head' else prefix}{module.format(layer)}.{kind}",
-        first=unused + sum(shapes[other][0] for other in fused[: fused.index(part)]),
+        first=unused + sum(before),
         transposed=naming.transposed and kind == "weight" and len(shapes[part]) == 2 and layer != "",
         added=naming.added_to_norms if part.endswith("norm") and kind == "weight" else 0.0,
         pairs=architecture.head_dim if naming.paired and part in {"q", "k"} else 0,
+        by_head=(architecture.head_dim, len(fused) * architecture.head_dim) if by_head else (0, 0),
     )
     return place, unused + sum(shapes[other][0] for other in fused)
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.models.families import read_config, transformers_naming
+from sparseact.models.families import read_config, text_config, transformers_naming
 from sparseact.models.formats import Array, Floats, Quantised, dequantise
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_config import gguf_config, gguf_naming
 from sparseact.models.sources.memory import LoadedModel, settled
 from sparseact.models.sources.safetensors import SafetensorsFolder
-from sparseact.models.tensor_names import Place, find_places
+from sparseact.models.tensor_names import Place, find_places, is_beside_text
 
 
 class Source(Protocol):
@@ -76,11 +76,11 @@ class Weights:
         if not 0 <= first <= last <= rows:
             raise IndexError(f"rows {first} to {last} of {name}, which has {rows}")
         if place.transposed:  # what is wanted are columns of the source's rows
-            stored = floats(self.source.read(place.name, 0, self.source.shapes[place.name][0]))
-            return np.ascontiguousarray(stored[:, place.first + first : place.first + last].T)
-        if place.pairs:
-            whole = self.source.read(place.name, place.first, place.first + rows)
-            return _rows(whole, _unpaired(rows, place.pairs)[first:last])
+            turned = floats(self.source.read(place.name, 0, self.source.shapes[place.name][0]))
+            return np.ascontiguousarray(turned[:, place.first + first : place.first + last].T)
+        if (stored := place.rows(rows)) is not None:
+            whole = self.source.read(place.name, place.first, place.first + int(stored.max()) + 1)
+            return _rows(whole, stored[first:last])
         value = self.source.read(place.name, place.first + first, place.first + last)
         return floats(value) + np.float32(place.added) if place.added else value
 
@@ -111,7 +111,7 @@ def _weights_of_gguf(path: Path) -> Weights:
     tensors = GGUFTensors.open(path)
     config = gguf_config(tensors)
     architecture = read_config(config, str(path))
-    naming = gguf_naming(tensors, architecture)
+    naming = gguf_naming(tensors)
     return Weights(architecture, find_places(architecture, naming, tensors.shapes, str(path)), tensors, config)
 
 
@@ -131,15 +131,19 @@ def _weights_of_folder(folder: Path) -> Weights:
         raise InputError(f"{folder / 'config.json'}: cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'}: holds no config of a model")
+    whole, config = config, text_config(config)
     architecture = read_config(config, str(folder / "config.json"))
     source = SafetensorsFolder.open(folder)
+    shapes = source.shapes
+    if config is not whole:
+        shapes = {name: shape for name, shape in shapes.items() if not is_beside_text(name)}
     naming = transformers_naming(architecture.family)
-    places = find_places(architecture, naming, source.shapes, str(folder))
-    head = naming.modules["head"] + ".weight"
-    if architecture.tied and head in source.shapes and not _same(source, head, places["embed"].name):
+    places = find_places(architecture, naming, shapes, str(folder))
+    head = naming.head(shapes) + ".weight"
+    if architecture.tied and head in shapes and not _same(source, head, places["embed"].name):
         # The config is wrong about it: the file has a head of its own, which transformers takes too.
         architecture = replace(architecture, tied=False)
-        places = find_places(architecture, naming, source.shapes, str(folder))
+        places = find_places(architecture, naming, shapes, str(folder))
     return Weights(architecture, places, source, config)
 
 
@@ -155,11 +159,6 @@ def _same(source: Source, one: str, other: str) -> bool:
 def floats(value: Floats | Quantised) -> Floats:
     """The numbers themselves, whether they are in blocks or not."""
     return dequantise(value) if isinstance(value, Quantised) else value
-
-
-def _unpaired(rows: int, head_dim: int) -> Array:
-    """For each row in transformers' order, its number among rows that stand in rotating pairs."""
-    return np.arange(rows).reshape(-1, head_dim // 2, 2).swapaxes(1, 2).ravel()
 
 
 def _rows(value: Floats | Quantised, index: Array) -> Floats | Quantised:

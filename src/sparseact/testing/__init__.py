@@ -3,6 +3,7 @@
 from sparseact.testing.contract import check_policy
 from sparseact.testing.tiny import (
     BOS,
+    DISTINCT,
     EOS,
     FAMILIES,
     HEADS,
@@ -20,6 +21,7 @@ from sparseact.testing.tiny import (
 
 __all__ = [
     "BOS",
+    "DISTINCT",
     "EOS",
     "FAMILIES",
     "HEADS",

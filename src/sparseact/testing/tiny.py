@@ -41,6 +41,14 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 """Config of a tiny model of each built-in family: 3 layers, 4 heads, 48 neurons, 64 tokens, float32."""
 
 
+DISTINCT = (
+    *("llama", "mobillama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "opt", "opt-post-norm"),
+    *("gpt2", "gpt-neox", "gpt-neox-sequential", "stablelm", "olmo2", "nemotron", "granite4"),
+)
+"""Those that differ in how a block is made up or where it keeps its units. The others are like one of them to all that
+works by hooks: tests of methods run on these, tests of reading on all."""
+
+
 def tiny_model(family: str, *, seed: int = 0) -> PreTrainedModel:
     """A random model of a family in `FAMILIES`, or of another package's, in evaluation mode.
 

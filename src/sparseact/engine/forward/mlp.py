@@ -27,6 +27,7 @@ from sparseact.engine.forward.state import (
     CHOSEN_UP,
     DOWN,
     GATE,
+    INNER_MLP_NORM,
     MASKED,
     MASKED_SCALES,
     MASKED_SUMS,
@@ -46,6 +47,7 @@ from sparseact.engine.forward.state import (
 from sparseact.engine.kernels.activations import activate, sigmoid
 from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.kernels.gemv_rows import dot_rows
+from sparseact.engine.kernels.norms import rms_norm
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
@@ -58,7 +60,7 @@ def run_mlp(places: Any, dense: int | None, thread: int, sizes: Sizes, tables: T
     """The thread's part of down(h) of the neurons h = act(gate(x)) * up(x), or act(gate(x))."""
     choice = places[CHOICE]
     if dense is None:
-        _all_neurons(places[GATE], places[UP], places[DOWN], dense, thread, sizes, tables, buffers)
+        _all_neurons(places[GATE], places[UP], places[DOWN], places, dense, thread, sizes, tables, buffers)
     elif choice == BY_PREDICTOR:
         _predicted_neurons(places, dense, thread, sizes, tables, buffers)
     elif choice == BY_GUESS:
@@ -70,14 +72,22 @@ def run_mlp(places: Any, dense: int | None, thread: int, sizes: Sizes, tables: T
         gate = places[CHOSEN_GATE if chosen else GATE]
         up = places[CHOSEN_UP if chosen else UP]
         down = places[CHOSEN_DOWN if chosen else DOWN]
-        _all_neurons(gate, up, down, dense, thread, sizes, tables, buffers)
+        _all_neurons(gate, up, down, places, dense, thread, sizes, tables, buffers)
 
 
 @compiled
 def _all_neurons(
-    gate: int, up: int, down: int, dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+    gate: int,
+    up: int,
+    down: int,
+    places: Any,
+    dense: int | None,
+    thread: int,
+    sizes: Sizes,
+    tables: Tables,
+    buffers: Buffers,
 ) -> None:
-    """All h of these linears; which of them down reads is left to their own size."""
+    """All h of these linears of the layer; which of them down reads is left to their own size."""
     threads, neurons = buffers.control[MEMBERS], tables.linears[gate, OUTPUTS]
     project(gate, thread, threads, dense, tables, buffers, buffers.outputs[GATE])
     if sizes.gated:
@@ -91,6 +101,8 @@ def _all_neurons(
         gather(up, 0, neurons, tables, buffers.outputs[UP], other)
         for j in range(neurons):
             x[j] *= other[j]
+    if places[INNER_MLP_NORM] >= 0:
+        rms_norm(x, neurons, tables.vectors, places[INNER_MLP_NORM], sizes.epsilon, x)
     round_input(neurons, thread, buffers)
     project(down, thread, threads, dense, tables, buffers, buffers.outputs[DOWN])
 

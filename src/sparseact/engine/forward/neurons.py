@@ -12,6 +12,8 @@ def activate(x: Floats, activation: Activation) -> Floats:
     """The activation of each number; never overflows, never changes x."""
     if activation is Activation.RELU:
         return np.maximum(x, np.float32(0))
+    if activation is Activation.RELU_SQUARED:
+        return np.square(np.maximum(x, np.float32(0)))
     if activation is Activation.SILU:
         return x * (np.tanh(x * np.float32(0.5)) + 1) * np.float32(0.5)  # x * sigmoid(x)
     if activation is Activation.GELU_TANH:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparseact.engine.forward.neurons import activate
 from sparseact.errors import InputError
-from sparseact.models.architecture import Architecture, Norm
+from sparseact.models.architecture import Architecture, Norm, QKNorm
 from sparseact.models.formats import Array, Floats
 from sparseact.models.weights import Weights
 
@@ -111,14 +111,20 @@ class Forward:
         """Logits [tokens, vocabulary] of what `prefill` returned for some tokens."""
         logits = self.product(self.architecture.head, hidden)
         logits += self.vectors.get("head.bias", np.float32(0))
+        if self.architecture.logit_scale != 1:
+            logits *= np.float32(self.architecture.logit_scale)
         return softcap(logits, self.architecture.final_softcap)
 
     def norm(self, name: str, x: Floats) -> Floats:
         """A norm of the model over the last axis of x."""
-        if self.architecture.norm is Norm.LAYER:
-            x = x - x.mean(-1, keepdims=True)
+        if self.architecture.norm is Norm.RMS:
+            return self.rms_norm(name, x)
+        return self.rms_norm(name, x - x.mean(-1, keepdims=True)) + self.vectors.get(f"{name}.bias", np.float32(0))
+
+    def rms_norm(self, name: str, x: Floats) -> Floats:
+        """The norm over the last axis of x that needs no mean."""
         scaled = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(self.architecture.norm_epsilon))
-        return scaled * self.vectors[name] + self.vectors.get(f"{name}.bias", np.float32(0))
+        return scaled * self.vectors[name]
 
     def _checked(self, ids: Sequence[int] | Array, cache: Cache) -> Array:
         tokens = np.asarray(ids)
@@ -150,36 +156,45 @@ class _Layer:
     def run(self, hidden: Floats, start: int) -> Floats:
         """The residual stream [tokens, hidden] of tokens from position `start` on, after this block."""
         self.outputs, self.start = {}, start
-        normed = self.norm("attention_norm", hidden)
-        attended = self.apply("o", self.attention(normed))
-        if self.architecture.parallel:
-            return hidden + attended + self.mlp(normed)
-        if self.architecture.post_norms:
-            attended = self.norm("post_attention_norm", attended)
+        sizes = self.architecture
+        normed = self.norm("attention_norm", hidden) if sizes.pre_norms else hidden
+        attended = self.attention(normed)
+        attended = self.apply("o", self.rms_norm("inner_attention_norm", attended) if sizes.inner_norms else attended)
+        if sizes.parallel:
+            return hidden + attended + self.mlp(self.norm("mlp_norm", hidden) if sizes.parallel_norm else normed)
+        if sizes.post_norms:
+            attended = self.rms_norm("post_attention_norm", attended)
         hidden = hidden + attended
-        out = self.mlp(self.norm("mlp_norm", hidden))
-        return hidden + (self.norm("post_mlp_norm", out) if self.architecture.post_norms else out)
+        out = self.mlp(self.norm("mlp_norm", hidden) if sizes.pre_norms else hidden)
+        return hidden + (self.rms_norm("post_mlp_norm", out) if sizes.post_norms else out)
 
     def mlp(self, x: Floats) -> Floats:
         self.outputs["mlp"] = x
         neurons = activate(self.apply("gate", x), self.architecture.activation)
         if self.architecture.gated:
             neurons *= self.apply("up", x)
+        if self.architecture.inner_norms:
+            neurons = self.rms_norm("inner_mlp_norm", neurons)
         return self.apply("down", neurons)
 
     def attention(self, x: Floats) -> Floats:
         """What the heads put out [tokens, heads * head_dim]; their keys and values go into the cache."""
         sizes, start = self.architecture, self.start
         end = start + len(x)
-        queries = self.apply("q", x).reshape(len(x), sizes.heads, sizes.head_dim)
-        keys = self.apply("k", x).reshape(len(x), sizes.kv_heads, sizes.head_dim)
+        queries, keys = self.apply("q", x), self.apply("k", x)
+        if sizes.qk_norm == QKNorm.WHOLE:
+            queries, keys = self.rms_norm("q_norm", queries), self.rms_norm("k_norm", keys)
+        queries = queries.reshape(len(x), sizes.heads, sizes.head_dim)
+        keys = keys.reshape(len(x), sizes.kv_heads, sizes.head_dim)
         values = self.apply("v", x).reshape(len(x), sizes.kv_heads, sizes.head_dim)
-        if sizes.qk_norm:
-            queries, keys = self.norm("q_norm", queries), self.norm("k_norm", keys)
+        if sizes.qk_norm == QKNorm.HEAD:
+            queries, keys = self.rms_norm("q_norm", queries), self.rms_norm("k_norm", keys)
         if sizes.rotary_dim:
             kind = sizes.layer_frequencies[self.layer]
             cos, sin = (table[kind] for table in sizes.rotations(start, len(x)))
             queries, keys = rotate(queries, cos, sin), rotate(keys, cos, sin)
+        if sizes.qk_norm == QKNorm.ROTATED:
+            queries, keys = self.rms_norm("q_norm", queries), self.rms_norm("k_norm", keys)
         self.keys[:, start:end] = keys.swapaxes(0, 1)
         self.values[:, start:end] = values.swapaxes(0, 1)
         return self.attend(queries)
@@ -223,6 +238,9 @@ class _Layer:
 
     def norm(self, name: str, x: Floats) -> Floats:
         return self.forward.norm(f"{self.layer}.{name}", x)
+
+    def rms_norm(self, name: str, x: Floats) -> Floats:
+        return self.forward.rms_norm(f"{self.layer}.{name}", x)
 
 
 def rotate(x: Floats, cos: Floats, sin: Floats) -> Floats:

@@ -21,7 +21,7 @@ from sparseact.engine.forward.state import (
     Tables,
     X,
 )
-from sparseact.engine.kernels.activations import cap
+from sparseact.engine.kernels.activations import cap, rescale
 from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import OUTPUTS, PADDED_INPUTS, PADDED_OUTPUTS
@@ -60,6 +60,8 @@ def screened_head(thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -
         computed += 1
         dot_panels(tables.arena, tables.linears, sizes.head, panel, panel + 1, own[X], codes, scales, sums, logits)
         gather(sizes.head, first, last, tables, buffers.logits, logits[first:])
+        if sizes.logit_scale != 1:
+            rescale(sizes.logit_scale, logits, first, last)
         if sizes.final_softcap > 0:
             cap(sizes.final_softcap, logits, first, last)
         best = find_highest(logits, first, last)

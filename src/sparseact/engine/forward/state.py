@@ -18,7 +18,7 @@ from sparseact.engine.threads import ARGUMENTS, new_control
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.formats import Floats
 
-PLACES = 25
+PLACES = 27
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
@@ -34,6 +34,8 @@ PLACES = 25
     MLP_NORM_BIAS,
     POST_ATTENTION_NORM,
     POST_MLP_NORM,
+    INNER_ATTENTION_NORM,
+    INNER_MLP_NORM,
     Q_NORM,
     K_NORM,
     ROTATION,  # row of the frequencies
@@ -75,11 +77,13 @@ class Sizes(NamedTuple):
     activation: int
     gated: int
     parallel: int
-    epsilon: Any  # float32, as the next four
+    qk_norm: int
+    epsilon: Any  # float32, as the next five
     attention_scale: Any
     attention_softcap: Any
     final_softcap: Any
     embedding_scale: Any
+    logit_scale: Any
     embed: int  # number of a linear, as the next
     head: int
     positions: int  # element offsets in the vectors, as the next two
@@ -99,6 +103,7 @@ class Tables(NamedTuple):
     vectors: Floats
     thresholds: Floats  # the number of each linear's SELECTOR; those of the screen are factors of its margin
     frequencies: Floats
+    rotation_scales: Floats  # of each kind of layer
     heads: npt.NDArray[np.int64]  # [layers, heads] that the prompt has chosen, ascending; the rest of a row is not read
 
 
@@ -172,15 +177,17 @@ def sizes_of(architecture: Architecture, linears: Mapping[str, int], offsets: Ma
         neurons=a.neurons,
         vocabulary=a.vocabulary,
         rotary_dim=a.rotary_dim,
-        layer_norm=int(a.norm is Norm.LAYER),
+        layer_norm=int(a.norm is not Norm.RMS),
         activation=int(a.activation),
         gated=int(a.gated),
         parallel=int(a.parallel),
+        qk_norm=int(a.qk_norm),
         epsilon=np.float32(a.norm_epsilon),
         attention_scale=np.float32(a.attention_scale),
         attention_softcap=np.float32(a.attention_softcap),
         final_softcap=np.float32(a.final_softcap),
         embedding_scale=np.float32(a.embedding_scale),
+        logit_scale=np.float32(a.logit_scale),
         embed=embed,
         head=linears.get("head", embed),
         positions=offsets.get("positions", -1),
@@ -204,6 +211,8 @@ def layers_of(
         MLP_NORM_BIAS: "mlp_norm.bias",
         POST_ATTENTION_NORM: "post_attention_norm",
         POST_MLP_NORM: "post_mlp_norm",
+        INNER_ATTENTION_NORM: "inner_attention_norm",
+        INNER_MLP_NORM: "inner_mlp_norm",
         Q_NORM: "q_norm",
         K_NORM: "k_norm",
     }
@@ -223,6 +232,8 @@ def layers_of(
             row[place] = linears.get(f"{layer}.{name}", -1)
         for place, name in norms.items():
             row[place] = offsets.get(f"{layer}.{name}", -1)
+        if architecture.parallel and not architecture.parallel_norm:  # the MLP reads what the attention read
+            row[MLP_NORM], row[MLP_NORM_BIAS] = row[ATTENTION_NORM], row[ATTENTION_NORM_BIAS]
         row[ROTATION] = architecture.layer_frequencies[layer] if architecture.rotary_dim else 0
         row[WINDOW] = architecture.windows[layer]
         row[CHOICE] = BY_INPUT

@@ -24,6 +24,7 @@ from sparseact.engine.forward.state import (
     GIVEN,
     HEAD_OUTPUT,
     HIGHEST,
+    INNER_ATTENTION_NORM,
     K_NORM,
     KEPT,
     MLP_NORM,
@@ -36,6 +37,7 @@ from sparseact.engine.forward.state import (
     QUERY,
     RESIDUAL,
     ROTATION,
+    ROWS,
     SCREENED,
     SIN,
     TOKEN,
@@ -49,15 +51,18 @@ from sparseact.engine.forward.state import (
     V,
     X,
 )
-from sparseact.engine.kernels.activations import cap
+from sparseact.engine.kernels.activations import cap, rescale
 from sparseact.engine.kernels.attention import angles, attend, remember, rotate
-from sparseact.engine.kernels.norms import layer_norm, rms_norm
+from sparseact.engine.kernels.norms import inverse_rms, layer_norm, rms_norm
 from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS
 from sparseact.engine.quant.dequant import read_row
 from sparseact.engine.quant.layouts import CHUNK, COLUMNS, PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.reduce import find_highest
 from sparseact.engine.threads import MEMBERS
+from sparseact.models.architecture import QKNorm
+
+_ROTATED, _WHOLE = int(QKNorm.ROTATED), int(QKNorm.WHOLE)
 
 
 @compiled
@@ -107,7 +112,7 @@ def decode(masks: int | None, thread: int, sizes: Sizes, tables: Tables, buffers
     residual, x = buffers.floats[thread, RESIDUAL], buffers.floats[thread, X]
     embed(control[GIVEN], position, sizes, tables, residual)
     cos, sin = buffers.floats[thread, COS], buffers.floats[thread, SIN]
-    angles(position, tables.frequencies, sizes.rotary_dim // 2, cos, sin)
+    angles(position, tables.frequencies, tables.rotation_scales, sizes.rotary_dim // 2, cos, sin)
     for layer in range(sizes.layers):
         places = tables.layers[layer]
         chosen = 0 if dense is None else int(places[CHOSEN_O] >= 0 and dense == 0)
@@ -123,11 +128,13 @@ def decode(masks: int | None, thread: int, sizes: Sizes, tables: Tables, buffers
         width = tables.linears[o, INPUTS]
         for j in range(width):
             x[j] = buffers.attended[j]
+        if places[INNER_ATTENTION_NORM] >= 0:
+            rms_norm(x, width, tables.vectors, places[INNER_ATTENTION_NORM], sizes.epsilon, x)
         round_input(width, thread, buffers)
         project(o, thread, threads, dense, tables, buffers, buffers.outputs[O])
         meet(control, thread, threads)
-        if sizes.parallel:  # the MLP reads what the attention read
-            norm(residual, places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], sizes, tables, x)
+        if sizes.parallel:  # the MLP reads the residual that the attention read
+            norm(residual, places[MLP_NORM], places[MLP_NORM_BIAS], sizes, tables, x)
             add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
         else:
             add_output(places[O], buffers.outputs[O], places[POST_ATTENTION_NORM], thread, sizes, tables, buffers)
@@ -159,8 +166,11 @@ def embed(token: int, position: int, sizes: Sizes, tables: Tables, x: Any) -> No
 
 @compiled
 def norm(x: Any, weight: int, bias: int, sizes: Sizes, tables: Tables, y: Any) -> None:
-    """The model's kind of norm."""
-    if sizes.layer_norm:
+    """The model's kind of norm; x itself where there is none."""
+    if weight < 0:
+        for j in range(sizes.hidden):
+            y[j] = x[j]
+    elif sizes.layer_norm:
         layer_norm(x, sizes.hidden, tables.vectors, weight, bias, sizes.epsilon, y)
     else:
         rms_norm(x, sizes.hidden, tables.vectors, weight, sizes.epsilon, y)
@@ -199,12 +209,13 @@ def attend_heads(
         start = min(before + 1, _key_head(first, layer, chosen, sizes, tables))
         end = sizes.kv_heads if last == count else _key_head(last - 1, layer, chosen, sizes, tables) + 1
         _remember_token(layer, position, start, end, thread, sizes, tables, buffers)
+    scale = _whole_norm(q, Q, thread, sizes, tables, buffers)
     for k in range(first, last):
         shared = _key_head(k, layer, chosen, sizes, tables)
         keys, values = buffers.keys[layer, shared], buffers.values[layer, shared]
         at = k * size
         gather(q, at, at + size, tables, buffers.outputs[Q], query)
-        _turn(query, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
+        _turn(query, at, scale, places[Q_NORM], places[ROTATION], thread, sizes, tables, buffers)
         for j in range(size):
             query[j] *= sizes.attention_scale
         start = position + 1 - seen
@@ -227,22 +238,49 @@ def _remember_token(
 ) -> None:
     """The token's keys and values of the key heads start..end into the cache."""
     places, size, kept = tables.layers[layer], sizes.head_dim, buffers.floats[thread, KEPT]
+    scale = _whole_norm(places[K], K, thread, sizes, tables, buffers)
     for head in range(start, end):
         at = head * size
         gather(places[K], at, at + size, tables, buffers.outputs[K], kept)
-        _turn(kept, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
+        _turn(kept, at, scale, places[K_NORM], places[ROTATION], thread, sizes, tables, buffers)
         remember(kept, size, buffers.keys[layer, head, position])
         gather(places[V], at, at + size, tables, buffers.outputs[V], kept)
         remember(kept, size, buffers.values[layer, head, position])
 
 
 @compiled
-def _turn(x: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """Norm and rotate a query or key, where the model does so."""
-    if norm >= 0:
+def _whole_norm(i: int, place: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> Any:
+    """The scale of the norm over all heads that linear `i` puts out, where the model has such a norm."""
+    if sizes.qk_norm != _WHOLE:
+        return np.float32(1)
+    n, x = tables.linears[i, OUTPUTS], buffers.floats[thread, ROWS]
+    gather(i, 0, n, tables, buffers.outputs[place], x)
+    return inverse_rms(x, n, sizes.epsilon)
+
+
+@compiled
+def _turn(
+    x: Any, at: int, scale: Any, norm: int, kind: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """Norm and rotate a query or key, where the model does so.
+
+    Args:
+        x: the query or key.
+        at: its first output of the linear.
+        scale: of a norm over all heads, see `_whole_norm`.
+        norm: where the weight of the norm is, -1 for none.
+        kind: of the layer's rotation.
+        thread, sizes, tables, buffers: as for `decode`.
+    """
+    if sizes.qk_norm == _WHOLE:
+        for j in range(sizes.head_dim):
+            x[j] *= scale * tables.vectors[norm + at + j]
+    elif norm >= 0 and sizes.qk_norm != _ROTATED:
         rms_norm(x, sizes.head_dim, tables.vectors, norm, sizes.epsilon, x)
     half = sizes.rotary_dim // 2
     rotate(x, buffers.floats[thread, COS, kind * half :], buffers.floats[thread, SIN, kind * half :], half)
+    if sizes.qk_norm == _ROTATED:
+        rms_norm(x, sizes.head_dim, tables.vectors, norm, sizes.epsilon, x)
 
 
 @compiled
@@ -260,6 +298,8 @@ def _head(dense: int | None, thread: int, sizes: Sizes, tables: Tables, buffers:
         project(head, thread, threads, dense, tables, buffers, buffers.logits)
     last = min(last, sizes.vocabulary)
     gather(head, first, last, tables, buffers.logits, logits[first:])
+    if sizes.logit_scale != 1:
+        rescale(sizes.logit_scale, logits, first, last)
     if sizes.final_softcap > 0:
         cap(sizes.final_softcap, logits, first, last)
     token = find_highest(logits, first, last)

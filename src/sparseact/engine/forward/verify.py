@@ -17,6 +17,8 @@ from sparseact.engine.forward.state import (
     COS,
     DOWN,
     GATE,
+    INNER_ATTENTION_NORM,
+    INNER_MLP_NORM,
     MLP_NORM,
     MLP_NORM_BIAS,
     NEURONS,
@@ -37,9 +39,10 @@ from sparseact.engine.forward.state import (
     V,
 )
 from sparseact.engine.forward.step import add_output, attend_heads, choose_found, decode, embed, norm
-from sparseact.engine.kernels.activations import activate, cap
+from sparseact.engine.kernels.activations import activate, cap, rescale
 from sparseact.engine.kernels.attention import angles
 from sparseact.engine.kernels.gemm import dot_tiles, tile_inputs
+from sparseact.engine.kernels.norms import rms_norm
 from sparseact.engine.quant.arena import FORMAT, OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, HALF
 from sparseact.engine.simd.jit import compiled
@@ -109,7 +112,7 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
     for t in range(count):
         own = batch.floats[t, thread]
         embed(batch.tokens[1 + t], position + t, sizes, tables, own[RESIDUAL])
-        angles(position + t, tables.frequencies, sizes.rotary_dim // 2, own[COS], own[SIN])
+        angles(position + t, tables.frequencies, tables.rotation_scales, sizes.rotary_dim // 2, own[COS], own[SIN])
     for layer in range(sizes.layers):
         places = tables.layers[layer]
         _norms(places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], thread, sizes, tables, batch)
@@ -120,12 +123,12 @@ def _verify(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: B
         for t in range(count):
             attend_heads(layer, position + t, 0, thread, sizes, dense, _of_token(t, buffers, batch))
         meet(control, thread, threads)
-        _attended(sizes.heads * sizes.head_dim, thread, batch)
+        _attended(places[INNER_ATTENTION_NORM], thread, sizes, tables, batch)
         _tile(sizes.heads * sizes.head_dim, thread, tables, buffers, batch)
         _project(places[O], O, thread, threads, tables, batch)
         meet(control, thread, threads)
-        if sizes.parallel:  # the MLP reads what the attention read
-            _norms(places[ATTENTION_NORM], places[ATTENTION_NORM_BIAS], thread, sizes, tables, batch)
+        if sizes.parallel:  # the MLP reads the residual that the attention read
+            _norms(places[MLP_NORM], places[MLP_NORM_BIAS], thread, sizes, tables, batch)
         _add_outputs(places[O], O, places[POST_ATTENTION_NORM], thread, sizes, dense, buffers, batch)
         if not sizes.parallel:
             _norms(places[MLP_NORM], places[MLP_NORM_BIAS], thread, sizes, tables, batch)
@@ -145,10 +148,14 @@ def _norms(weight: int, bias: int, thread: int, sizes: Sizes, tables: Tables, ba
 
 
 @compiled
-def _attended(width: int, thread: int, batch: Batch) -> None:
+def _attended(inner_norm: int, thread: int, sizes: Sizes, tables: Tables, batch: Batch) -> None:
+    width = sizes.heads * sizes.head_dim
     for t in range(batch.tokens[0]):
+        x = batch.x[thread, t]
         for j in range(width):
-            batch.x[thread, t, j] = batch.attended[t, j]
+            x[j] = batch.attended[t, j]
+        if inner_norm >= 0:
+            rms_norm(x, width, tables.vectors, inner_norm, sizes.epsilon, x)
 
 
 @compiled
@@ -222,6 +229,8 @@ def _mlp(places: Any, thread: int, sizes: Sizes, tables: Tables, dense: Tables, 
             gather(places[UP], 0, neurons, dense, outputs[UP], up)
             for j in range(neurons):
                 x[j] *= up[j]
+        if places[INNER_MLP_NORM] >= 0:
+            rms_norm(x, neurons, tables.vectors, places[INNER_MLP_NORM], sizes.epsilon, x)
     _tile(neurons, thread, tables, buffers, batch)
     _project(places[DOWN], DOWN, thread, threads, tables, batch)
 
@@ -236,6 +245,8 @@ def _head(thread: int, sizes: Sizes, tables: Tables, dense: Tables, buffers: Buf
     for t in range(batch.tokens[0]):
         logits = batch.logits[t]
         gather(head, first, last, dense, batch.logits[t : t + 1], logits[first:])
+        if sizes.logit_scale != 1:
+            rescale(sizes.logit_scale, logits, first, last)
         if sizes.final_softcap > 0:
             cap(sizes.final_softcap, logits, first, last)
         token = find_highest(logits, first, last)

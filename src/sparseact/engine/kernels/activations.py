@@ -25,6 +25,7 @@ from sparseact.models.architecture import Activation
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 GELU, GELU_TANH, RELU = int(Activation.GELU), int(Activation.GELU_TANH), int(Activation.RELU)
+RELU_SQUARED = int(Activation.RELU_SQUARED)
 
 
 @operation(f32x16)
@@ -103,6 +104,9 @@ def activate(kind: int, x: Any, n: int) -> None:
         value = load_f32(x, j)
         if kind == RELU:
             value = maximum(value, splat_f32(0.0))
+        elif kind == RELU_SQUARED:
+            positive = maximum(value, splat_f32(0.0))
+            value = multiply(positive, positive)
         elif kind == GELU:
             value = _gelu(value)
         elif kind == GELU_TANH:
@@ -130,3 +134,10 @@ def cap(limit: float, x: Any, first: int, last: int) -> None:
         power = exponential(multiply(value, splat_f32(2.0 / limit)))
         value = divide(splat_f32(-2.0 * limit), add(splat_f32(1.0), power))
         store_f32(x, j, add(splat_f32(limit), value))
+
+
+@compiled
+def rescale(factor: float, x: Any, first: int, last: int) -> None:
+    """x[first:last] *= factor."""
+    for j in range(first, last):
+        x[j] *= factor

@@ -24,13 +24,13 @@ from sparseact.engine.simd.vectors import (
 
 
 @compiled
-def angles(position: int, frequencies: Any, half: int, cos: Any, sin: Any) -> None:
-    """Cos and sin of a position: `half` for each kind of layer, one after the other."""
+def angles(position: int, frequencies: Any, scales: Any, half: int, cos: Any, sin: Any) -> None:
+    """Cos and sin of a position, scaled: `half` for each kind of layer, one after the other."""
     for kind in range(frequencies.shape[0]):
         for j in range(half):
             angle = np.float32(position) * frequencies[kind, j]
-            cos[kind * half + j] = math.cos(angle)
-            sin[kind * half + j] = math.sin(angle)
+            cos[kind * half + j] = math.cos(angle) * scales[kind]
+            sin[kind * half + j] = math.sin(angle) * scales[kind]
 
 
 @compiled

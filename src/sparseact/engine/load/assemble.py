@@ -152,8 +152,9 @@ def assemble(
             model.vector(f"{name}.offset", len(offset))[:] = offset
     kinds = max(1, len(architecture.frequencies))
     frequencies = np.asarray(architecture.frequencies, np.float32).reshape(kinds, architecture.rotary_dim // 2)
+    scales = np.asarray(architecture.rotation_scales or (1,) * kinds, np.float32)
     heads = np.zeros((architecture.layers, architecture.heads), np.int64)
-    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, heads)
+    tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, scales, heads)
     own = [i for name, i in model.numbers.items() if name not in SCREEN]
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))

@@ -10,7 +10,7 @@ import numpy as np
 from sparseact.engine.forward.gating import Gating
 from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
 from sparseact.errors import InputError, UnsupportedRecipeError
-from sparseact.models.architecture import Architecture
+from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import transformers_naming
 from sparseact.models.formats import Floats
 from sparseact.models.weights import Weights
@@ -103,6 +103,12 @@ def _gating(
         ),
         f"it chooses from the prompt by {type(gate.selector).__name__}": choice == BY_PROMPT
         and selection.rule not in {HIGHEST, EVERYTHING},
+        "the model norms all neurons, and it computes some": choice not in {BY_INPUT, None}
+        and gate.site.kind == "mlp"
+        and architecture.inner_norms,
+        "the model norms all heads at once, and it computes some": choice == BY_PROMPT
+        and gate.site.kind == "heads"
+        and (architecture.inner_norms or architecture.qk_norm == QKNorm.WHOLE),
         "it leaves none on": choice == BY_PROMPT and selection.rule == HIGHEST and not selection.keep,
     }
     for reason, found in reasons.items():

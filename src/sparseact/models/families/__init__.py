@@ -7,13 +7,14 @@ from typing import Any
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families.base import GGUF, Family, Layout
-from sparseact.models.families.config import Config
+from sparseact.models.families.config import LISTED, Config
 from sparseact.models.tensor_names import Naming
 from sparseact.utils.registry import with_plugins
 
 __all__ = [
     "BUILTIN",
     "GGUF",
+    "LISTED",
     "Config",
     "Family",
     "Layout",
@@ -21,6 +22,7 @@ __all__ = [
     "family_where",
     "known_families",
     "read_config",
+    "text_config",
     "transformers_naming",
 ]
 
@@ -28,7 +30,10 @@ BUILTIN: dict[str, Family] = {
     name: import_module(f"sparseact.models.families.{name}").FAMILY
     for name in (
         *("llama", "mobillama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gemma3", "opt", "gpt2"),
-        *("gpt_neox", "stablelm", "olmo2"),  # which transformers alone runs
+        *("nemotron", "arcee", "bitnet", "apertus"),  # of squared ReLU, or kin to those
+        *("smollm3", "granite", "granite_hybrid", "gemma", "vaultgemma", "ministral", "ministral3", "stablelm"),
+        *("ernie4_5", "helium", "internlm3", "seed_oss", "cwm", "olmo2", "olmo3", "exaone4", "hunyuan"),
+        *("gpt_neox", "cohere", "cohere2"),
     )
 }
 """The families of this package, by their files' names."""
@@ -58,6 +63,16 @@ def engine_types() -> list[str]:
     return list(dict.fromkeys(family.model_type for family in known_families().values() if family.architecture))
 
 
+def text_config(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of the language model in that of a model that sees; any other config as it is."""
+    inner, whole = values.get("text_config"), values.get("model_type")
+    family = family_where(lambda family: bool(family.part_of) and family.part_of == whole)
+    if family is None or not isinstance(inner, Mapping):
+        return values
+    tied = {name: values[name] for name in ("tie_word_embeddings",) if name in values}
+    return {"model_type": family.model_type, **family.text_defaults, **inner, **tied}
+
+
 def read_config(values: Mapping[str, Any], where: str) -> Architecture:
     """The architecture of a config.json, or of a config object's `to_dict()`.
 
@@ -69,13 +84,11 @@ def read_config(values: Mapping[str, Any], where: str) -> Architecture:
         UnsupportedModelError: a family, activation or rotary embedding that the engine does not have.
         InputError: a size is missing or senseless.
     """
-    config = Config(values, where, engine_types)
+    config = Config(values, where)
     model_type = config.get("model_type")
     family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
     if family is None or family.architecture is None:
-        raise UnsupportedModelError(
-            f"{where}: the engine does not run models of type {model_type!r}; it runs {', '.join(engine_types())}"
-        )
+        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}; {LISTED}")
     config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
     try:
         architecture = family.architecture(config)

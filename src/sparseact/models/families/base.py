@@ -48,11 +48,13 @@ class GGUF:
         paired: rows of q and k stand in pairs, see `tensor_names.Place.pairs`.
         config: what to add to a config, or to replace in it: from the metadata (keys without the architecture)
             and the config in transformers' words that was made of them.
+        names: of tensors that are not called as in most architectures, by canonical name.
     """
 
     architecture: str
     paired: bool = False
     config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] = _as_it_is
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Family:
         naming: of its tensors in transformers, without the path of the decoder; goes with `architecture`.
         gguf: how GGUF files hold it; None where the engine does not read them.
         shared: a module that all blocks have in common.
+        part_of: transformers' name of the models that see, of which it is the language model; their folders run as it.
+        text_defaults: what the `text_config` of those leaves out.
         tiny: configs of small models for tests by name: what differs from `TINY`.
 
     Raises:
@@ -78,6 +82,8 @@ class Family:
     naming: Naming | None = None
     gguf: GGUF | None = None
     shared: str = ""
+    part_of: str = ""
+    text_defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,3 +107,21 @@ TINY: Mapping[str, Any] = {
 """The config of every tiny model, in the words that most families share."""
 TINY_WINDOW = 4
 """Positions of a tiny model's sliding window."""
+TINY_YARN: Mapping[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+}
+"""A rotation by yarn whose ramp is within the few pairs of a tiny model's head."""
+TINY_LLAMA3: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+"""The same for the scaling of Llama 3."""

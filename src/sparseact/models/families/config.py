@@ -1,13 +1,14 @@
 """A config in the words of transformers, and what the families' readers share: sizes, rotation, windows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Activation
-from sparseact.models.rope import frequencies, rope_parameters
+from sparseact.models.rope import Rotation, rope_parameters, rotation
 
 _ACTIVATIONS = {
     "silu": Activation.SILU,
@@ -17,7 +18,13 @@ _ACTIVATIONS = {
     "gelu_fast": Activation.GELU_TANH,
     "gelu_pytorch_tanh": Activation.GELU_TANH,
     "relu": Activation.RELU,
+    "relu2": Activation.RELU_SQUARED,
 }
+
+LISTED = "docs/families.md lists what it runs"
+"""The end of every refusal of a model."""
+NOPE = "nope"
+"""The kind of layers that do not rotate."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,10 @@ class Config:
     Attributes:
         values: a config.json, or a config object's `to_dict()`, in transformers 4's or 5's words.
         where: its file.
-        runs: gives transformers' names of the families that the engine runs.
     """
 
     values: Mapping[str, Any]
     where: str
-    runs: Callable[[], Sequence[str]] = tuple
 
     def get(self, name: str, default: Any = None) -> Any:
         """A value; one that is null counts as absent."""
@@ -71,9 +76,9 @@ class Config:
         """Refuse what the engine does not do, where the config asks for it."""
         for name in found:
             if self.get(name):
+                found_here = shorten(repr(self.get(name)), 60, placeholder=" ...")
                 raise UnsupportedModelError(
-                    f"{self.where}: the engine does not run models with {name} = {self.get(name)!r}; "
-                    f"it runs {', '.join(self.runs())}"
+                    f"{self.where}: the engine does not run models with {name} = {found_here}; {LISTED}"
                 )
 
     def sizes(self) -> dict[str, Any]:
@@ -98,19 +103,26 @@ class Config:
         return self.rotations({"": rope_parameters(self.values)}, [""] * self.size("num_hidden_layers"))
 
     def rotations(self, by_kind: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> dict[str, Any]:
-        """The same for layers of these kinds, from the parameters of each kind."""
-        if not set(by_kind).issuperset(kinds):
+        """The same for layers of these kinds, from the parameters of each kind; those of the kind `NOPE` do not."""
+        if not {*by_kind, NOPE}.issuperset(kinds):
             raise InputError(f"{self.where}: rope_parameters lacks one of the layers' kinds {sorted(set(kinds))}")
         head_dim = self.sizes()["head_dim"]
         share = next(iter(by_kind.values())).get("partial_rotary_factor", 1.0)
         rotary_dim = int(head_dim * share)
         if rotary_dim < 2 or rotary_dim % 2:
             raise InputError(f"{self.where}: {share!r} of {head_dim} dimensions of a head cannot rotate in pairs")
-        names = sorted(by_kind)
+        names, context = sorted(by_kind), self.size("max_position_embeddings")
+        found = [rotation(by_kind[name], rotary_dim, context, where=self.where) for name in names]
+        if NOPE in kinds:
+            names, found = [*names, NOPE], [*found, Rotation((0.0,) * (rotary_dim // 2))]
+        limit = min((one.limit for one in found if one.limit), default=context)
+        reached = f"its rotary embedding changes with the length of texts longer than {limit} tokens"
         return {
             "rotary_dim": rotary_dim,
-            "frequencies": tuple(frequencies(by_kind[name], rotary_dim, where=self.where) for name in names),
+            "frequencies": tuple(one.frequencies for one in found),
+            "rotation_scales": tuple(one.scale for one in found) if any(one.scale != 1 for one in found) else (),
             "layer_frequencies": tuple(names.index(kind) for kind in kinds),
+            **({"context": limit, "why_context": reached} if limit < context else {}),
         }
 
     def windows(self, kinds: Sequence[str]) -> tuple[int, ...]:

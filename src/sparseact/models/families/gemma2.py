@@ -50,7 +50,8 @@ def query_scaling(config: Mapping[str, Any], largest: int) -> dict[str, float]:
     return {"query_pre_attn_scalar": by_hidden if config["num_hidden_layers"] == largest else config["head_dim"]}
 
 
-def _read(config: Config) -> Architecture:
+def read_2(config: Config) -> Architecture:
+    """A Gemma 2."""
     return replace(
         read(config, layer_kinds(config, 2)),
         **config.rotation(),
@@ -60,20 +61,20 @@ def _read(config: Config) -> Architecture:
     )
 
 
+TINY = {
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": TINY_WINDOW,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 5.0,
+}
+
 FAMILY = Family(
     "gemma2",
     llama.LAYOUT,
-    architecture=_read,
+    architecture=read_2,
     naming=NAMING,
     gguf=GGUF("gemma2", config=lambda _, config: query_scaling(config, largest=46)),
-    tiny={
-        "gemma2": {
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "query_pre_attn_scalar": 8,
-            "sliding_window": TINY_WINDOW,
-            "attn_logit_softcapping": 2.0,
-            "final_logit_softcapping": 5.0,
-        }
-    },
+    tiny={"gemma2": TINY},
 )

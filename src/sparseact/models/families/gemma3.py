@@ -1,10 +1,10 @@
-"""Gemma 3, text: of six layers five slide and rotate by a base of 10,000; one sees all and has a base of 1,000,000."""
+"""Gemma 3, also as a part of one that sees: of six layers five slide, and rotate by another base than the sixth."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sparseact.models.architecture import Architecture
+from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import gemma2, llama
 from sparseact.models.families.base import GGUF, TINY_WINDOW, Family
 from sparseact.models.families.config import Config
@@ -17,7 +17,7 @@ _FULL, _SLIDING = 1e6, 1e4
 def _read(config: Config) -> Architecture:
     kinds = gemma2.layer_kinds(config, config.size("sliding_window_pattern", 6))
     rotations = config.rotations(config.get("rope_parameters", _old_rotations(config)), kinds)
-    return replace(gemma2.read(config, kinds), **rotations, qk_norm=True)
+    return replace(gemma2.read(config, kinds), **rotations, qk_norm=QKNorm.HEAD)
 
 
 def _old_rotations(config: Config) -> dict[str, Any]:
@@ -42,6 +42,15 @@ FAMILY = Family(
     architecture=_read,
     naming=gemma2.NAMING,
     gguf=GGUF("gemma3", config=_from_gguf),
+    part_of="gemma3",
+    text_defaults={  # of the 4B
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131_072,
+        "bos_token_id": 2,
+    },
     tiny={
         "gemma3": {
             "num_key_value_heads": 1,

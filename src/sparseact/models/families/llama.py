@@ -25,8 +25,7 @@ NAMING = Naming(NAMES)
 def read(config: Config) -> Architecture:
     """A Llama, from which a family that differs in a few fields is made by `dataclasses.replace`."""
     return Architecture(
-        **config.sizes(),
-        **config.rotation(),
+        **config.sizes() | config.rotation(),
         neurons=config.size("intermediate_size"),
         norm=Norm.RMS,
         norm_epsilon=config.number("rms_norm_eps", 1e-6),

@@ -4,7 +4,7 @@ from sparseact.errors import UnsupportedModelError
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.families import llama
 from sparseact.models.families.base import TINY, Family, Layout
-from sparseact.models.families.config import Config
+from sparseact.models.families.config import LISTED, Config
 from sparseact.models.tensor_names import Naming
 
 _NAMES = llama.NAMES | {
@@ -23,7 +23,7 @@ def _read(config: Config) -> Architecture:
     if not config.get("do_layer_norm_before", True) or config.get("word_embed_proj_dim") != config.get("hidden_size"):
         raise UnsupportedModelError(
             f"{config.where}: the engine does not run OPT with norms after the blocks or projected embeddings "
-            f"(OPT-350m); it runs all other OPT, and {', '.join(name for name in config.runs() if name != 'opt')}"
+            f"(OPT-350m); {LISTED}"
         )
     return Architecture(
         **config.sizes(),

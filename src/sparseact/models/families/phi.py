@@ -20,8 +20,7 @@ def _read(config: Config) -> Architecture:
     config.refuse("qk_layernorm")
     halved = replace(config, values={"partial_rotary_factor": 0.5, **config.values})
     return Architecture(
-        **config.sizes(),
-        **halved.rotation(),
+        **config.sizes() | halved.rotation(),
         neurons=config.size("intermediate_size"),
         norm=Norm.LAYER,
         norm_epsilon=config.number("layer_norm_eps", 1e-5),

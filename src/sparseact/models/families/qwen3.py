@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-from sparseact.models.architecture import Architecture
+from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import llama, qwen2
 from sparseact.models.families.base import GGUF, Family
 from sparseact.models.families.config import Config
 
 
 def _read(config: Config) -> Architecture:
-    return replace(qwen2.read(config), qk_norm=True)
+    return replace(qwen2.read(config), qk_norm=QKNorm.HEAD)
 
 
 FAMILY = Family(

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from sparseact.errors import InputError, UnsupportedModelError
-from sparseact.models.architecture import Architecture
 from sparseact.models.end_tokens import gguf_end_tokens, in_config
-from sparseact.models.families import GGUF, family_where, known_families
+from sparseact.models.families import GGUF, LISTED, family_where
 from sparseact.models.rope import constant_factors
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.tensor_names import Naming
+
+_SCALINGS = ("none", "linear", "yarn", "longrope")
+"""Types of scaling of a rotation that GGUF files have."""
 
 
 def gguf_config(file: GGUFTensors) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def gguf_config(file: GGUFTensors) -> dict[str, Any]:
     model_type, kind = _family(file)
     about = {key.removeprefix(f"{kind.architecture}."): value for key, value in file.metadata.items()}
     if about.get("expert_count"):
-        raise UnsupportedModelError(f"{file.path}: the engine does not run mixtures of experts; it runs {_runs()}")
+        raise UnsupportedModelError(f"{file.path}: the engine does not run mixtures of experts; {LISTED}")
     if "token_embd.weight" not in file.tensors:
         raise InputError(f"{file.path}: the tensor token_embd.weight is missing; this GGUF file is no language model")
     layers, hidden, heads = (
@@ -51,6 +53,7 @@ def gguf_config(file: GGUFTensors) -> dict[str, Any]:
         "attention_bias": any(f"blk.0.attn_{name}.bias" in file.tensors for name in ("q", "k", "v", "output")),
         "mlp_bias": any(f"blk.0.ffn_{name}.bias" in file.tensors for name in ("gate", "up", "down")),
         "tie_word_embeddings": "output.weight" not in file.tensors,
+        "use_parallel_residual": "blk.0.ffn_norm.weight" not in file.tensors,
         "attn_logit_softcapping": about.get("attn_logit_softcapping"),
         "final_logit_softcapping": about.get("final_logit_softcapping"),
         "sliding_window": about.get("attention.sliding_window"),
@@ -66,13 +69,9 @@ def _family(file: GGUFTensors) -> tuple[str, GGUF]:
     family = family_where(lambda family: family.gguf is not None and family.gguf.architecture == name)
     if family is None or family.gguf is None:
         raise UnsupportedModelError(
-            f"{file.path}: the engine does not run GGUF files of architecture {name!r}; it runs {_runs()}"
+            f"{file.path}: the engine does not run GGUF files of architecture {name!r}; {LISTED}"
         )
     return family.model_type, family.gguf
-
-
-def _runs() -> str:
-    return ", ".join(dict.fromkeys(family.gguf.architecture for family in known_families().values() if family.gguf))
 
 
 def _size(file: GGUFTensors, key: str) -> int:
@@ -92,18 +91,41 @@ def _slides(pattern: Any) -> dict[str, Any]:
 def _rope_parameters(file: GGUFTensors, about: Mapping[str, Any], head_dim: Any) -> dict[str, Any]:
     factor = about.get("rope.scaling.factor") or about.get("rope.scale_linear")  # the second in old files
     kind = about.get("rope.scaling.type", "linear")
+    if kind not in _SCALINGS:
+        raise UnsupportedModelError(
+            f"{file.path}: the engine has no rotary embedding of type {kind!r}; it has {', '.join(_SCALINGS)}"
+        )
     scaled = kind not in {"none", "linear"} or (kind == "linear" and factor)
     parameters = {"rope_theta": about.get("rope.freq_base", 1e4)}
     parameters |= {"rope_type": kind, "factor": factor} if scaled else {"rope_type": "default"}
-    if (rotating := about.get("rope.dimension_count", head_dim)) != head_dim:
-        parameters["partial_rotary_factor"] = rotating / head_dim
+    parameters |= _long_texts(file, about, kind)
+    parameters["partial_rotary_factor"] = about.get("rope.dimension_count", head_dim) / head_dim
     if "rope_freqs.weight" in file.tensors and kind in {"none", "linear"}:
         divisors = file.read_row("rope_freqs.weight") * np.float32(parameters.get("factor", 1))
         parameters |= constant_factors(divisors.tolist(), about.get("context_length", 1))
     return parameters
 
 
-def gguf_naming(file: GGUFTensors, architecture: Architecture) -> Naming:
+def _long_texts(file: GGUFTensors, about: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What the scalings for texts longer than those of the first training need."""
+    said: dict[str, Any] = {}
+    if kind == "yarn":
+        said = {beta: about.get(f"rope.scaling.yarn_{beta}") for beta in ("beta_fast", "beta_slow")}
+        if logarithm := about.get("rope.scaling.yarn_log_multiplier"):
+            said |= {"mscale": 1.0, "mscale_all_dim": logarithm}
+        if (attention := about.get("rope.scaling.attn_factor", 1.0)) != 1:
+            raise UnsupportedModelError(f"{file.path}: the engine has no yarn with an attn_factor of {attention:g}")
+    elif "rope_factors_short.weight" in file.tensors:
+        kinds = ("short", "long")
+        said = {f"{kind}_factor": file.read_row(f"rope_factors_{kind}.weight").tolist() for kind in kinds}
+        said |= {"rope_type": "longrope", "attention_factor": about.get("rope.scaling.attn_factor", 1.0)}
+    if said:
+        context = about.get("rope.scaling.original_context_length", about.get("context_length"))
+        said["original_max_position_embeddings"] = context
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def gguf_naming(file: GGUFTensors) -> Naming:
     """GGUF's names. Norms of Gemma stand in it with their 1 added, GPT-2's linears transposed back."""
     one = "blk.0.attn_qkv.weight" in file.tensors
     modules = {
@@ -113,7 +135,7 @@ def gguf_naming(file: GGUFTensors, architecture: Architecture) -> Naming:
         "head": "output",
         **{name: "blk.{}.attn_qkv" if one else f"blk.{{}}.attn_{name}" for name in "qkv"},
         "o": "blk.{}.attn_output",
-        "gate": "blk.{}.ffn_gate" if architecture.gated else "blk.{}.ffn_up",
+        "gate": "blk.{}.ffn_gate" if "blk.0.ffn_gate.weight" in file.tensors else "blk.{}.ffn_up",  # in it, if gated
         "up": "blk.{}.ffn_up",
         "down": "blk.{}.ffn_down",
         "attention_norm": "blk.{}.attn_norm",
@@ -122,5 +144,8 @@ def gguf_naming(file: GGUFTensors, architecture: Architecture) -> Naming:
         "post_mlp_norm": "blk.{}.post_ffw_norm",
         "q_norm": "blk.{}.attn_q_norm",
         "k_norm": "blk.{}.attn_k_norm",
+        "inner_attention_norm": "blk.{}.attn_sub_norm",
+        "inner_mlp_norm": "blk.{}.ffn_sub_norm",
     }
-    return Naming(modules, paired=_family(file)[1].paired)
+    kind = _family(file)[1]
+    return Naming({**modules, **kind.names}, paired=kind.paired)
