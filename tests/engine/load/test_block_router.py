@@ -131,8 +131,8 @@ def test_none_on_gives_the_constants():
 def test_drafts_of_the_recipe_give_the_dense_text():
     model, recipe = calibrated()
     with (
-        Engine.from_model(model, recipe, dtype="f32", threads=1, lossless=True) as engine,
-        Engine.from_model(model, dtype="f32", threads=1) as dense,
+        Engine.from_model(model, recipe, dtype="q8", threads=1, lossless=True) as engine,
+        Engine.from_model(model, dtype="q8", threads=1) as dense,
     ):
         for one in (engine, dense):
             one.prefill(IDS)
