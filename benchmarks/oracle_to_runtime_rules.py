@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparseact.calibration.neurons import Neurons
+from sparseact.calibration.regression import reduced_rank_regression
 from sparseact.calibration.sample import Sample
 from sparseact.calibration.weights import column_norms
 from sparseact.masked.gate import signal_of
 from sparseact.masked.selectors import topk_mask
-from sparseact.policies.deja_vu import reduced_rank_regression
 from sparseact.recipes.gate import Signal
 from sparseact.sites import Site
 

@@ -11,6 +11,9 @@ from sparseact.policies import POLICIES
 from sparseact.sites import find_sites
 from sparseact.testing import tiny_model, tiny_tokenizer
 
+OPTIONS = {"block-router": {"block": 4}}
+"""By policy, what suits tiny models."""
+
 
 def letters(seed: int, count: int = 2600) -> str:
     letters = random.Random(seed)
@@ -28,7 +31,8 @@ def model_of(family: str):
 
 @cache
 def recipe_of(name: str, family: str, sparsity: float = 0.5):
-    return POLICIES[name](sparsity=sparsity).calibrate(model_of(family), tiny_tokenizer(), letters(0))
+    policy = POLICIES[name](sparsity=sparsity, **OPTIONS.get(name, {}))
+    return policy.calibrate(model_of(family), tiny_tokenizer(), letters(0))
 
 
 def mlp_of(model, layer: int):

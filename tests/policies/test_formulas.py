@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import silu
 
+from sparseact.calibration.regression import reduced_rank_regression
 from sparseact.masked.apply import prompt_scores
 from sparseact.masked.selectors import fit, mask, topk_mask
 from sparseact.policies import Gate
 from sparseact.policies.cett import LEVELS, cett, cett_curve, equal_cett
 from sparseact.policies.chess import root_mean_square
-from sparseact.policies.deja_vu import recall_of, reduced_rank_regression
+from sparseact.policies.deja_vu import recall_of
 from sparseact.recipes.selectors import Threshold
 from sparseact.sites import find_sites
 from sparseact.testing import tiny_model

@@ -8,7 +8,7 @@ import torch
 
 from sparseact.calibration.fit import read_text
 from sparseact.masked.apply import run_gates
-from sparseact.policies import CATS, TEAL, FirstLook, Gate, Phases
+from sparseact.policies import CATS, TEAL, BlockRouter, FirstLook, Gate, Phases
 from sparseact.recipes.selectors import BELOW_ALL, StatisticalTopK, Threshold, TopK, TopP
 from sparseact.sites import find_sites
 from sparseact.testing import tiny_model, tiny_tokenizer
@@ -121,6 +121,40 @@ def test_numbers_of_a_checkpoint_come_back_bit_for_bit(text_file):
     assert gates.numbers() != numbers
     gates.set_numbers(numbers)
     assert gates.numbers() == numbers
+
+
+# --- routers
+
+
+def test_a_router_learns_what_more_of_each_block_would_change(text_file):
+    """By the chain rule in the first layer: a score counts as how far its block is on, and nothing else changes."""
+    model = tiny_model("llama")
+    gates, _ = live(model, BlockRouter(0.5, block=16), text_file)
+    site, gate = next(iter(gates.by_site.items()))
+    seen = {}
+    mlp, down = model.model.layers[0].mlp, model.get_submodule(site.module)
+    with torch.no_grad(), gates.running(model):
+        frozen = model(IDS).logits
+    gates.learn_routers()
+    weight, bias = gates.by_site[site].router
+    assert set(gates.learned) == {f"router:mlp.{layer}.router.{part}" for layer in range(3) for part in (0, 1)}
+    hooks = [
+        mlp.register_forward_pre_hook(lambda _, args: seen.update(x=args[0].detach())),
+        down.register_forward_pre_hook(lambda _, args: seen.update(h=args[0].detach())),
+    ]
+    with gates.running(model):
+        logits = model(IDS).logits
+        hooks.append(down.register_forward_pre_hook(lambda _, args: args[0].retain_grad() or seen.update(kept=args[0])))
+        model(IDS).logits.square().mean().backward()
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(logits, frozen)
+    score = torch.sigmoid(seen["x"] @ weight.detach().T + bias.detach())
+    worth = seen["kept"].grad * (seen["h"] - gate.shift)
+    by_block = torch.stack([worth[..., gate.blocks == block].sum(dim=-1) for block in range(3)], dim=-1)
+    expected = (by_block * score * (1 - score))[:, 1:].sum(dim=(0, 1))  # the first token is dense
+    torch.testing.assert_close(bias.grad, expected, atol=1e-7, rtol=1e-4)
+    assert weight.grad.abs().min() > 0
 
 
 # --- losses and the Trainer

@@ -73,6 +73,28 @@ def test_thresholds_are_steered_to_the_levels(tmp_path, text_file):
     assert set(log[0]["layers"]) == {"0", "1", "2"}
 
 
+def test_each_layer_is_trained_on_its_own_before_all_together(tmp_path, text_file):
+    found = trained(tmp_path, text_file, **ROUTED, sparsity=0.6, local_tokens=64 * 60, tokens=64 * 60, lr=3e-3).quality
+    before, after = (found[stage][str(text_file)] for stage in ("before", "after"))
+    log = json.loads((tmp_path / "train.json").read_text())["log"]
+    assert [row["local"] for row in log] == [True] * 12 + [False] * 12
+    local, end_to_end = [row["loss"] for row in log[:12]], [row["loss"] for row in log[12:]]
+    assert local[-1] < 0.8 * local[0]
+    assert end_to_end[-1] < 0.9 * end_to_end[0] < 0.9 * before.kl
+    assert after.kl < 0.6 * before.kl
+    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+
+
+def test_routers_are_learned_or_left_as_they_were(tmp_path, text_file):
+    pairs = []
+    for rate in (1e-2, 0.0):
+        trained(tmp_path / str(rate), text_file, **ROUTED, router_lr=rate)
+        pairs.append([gate.router[0] for gate in load_recipe(tmp_path / str(rate) / "recipe").gates])
+    recipe = sa.policies.BlockRouter(0.5, block=16).calibrate(tiny_model("llama"), tiny_tokenizer(), "a b")
+    assert recipe.gates[0].router[0].shape == pairs[0][0].shape
+    assert all(not np.array_equal(one, other) for one, other in zip(*pairs, strict=True))
+
+
 def test_embeddings_and_head_stay_as_they_were(tmp_path, text_file):
     trained(tmp_path, text_file)
     was, now = tiny_model("llama").state_dict(), weights(tmp_path)
@@ -150,7 +172,18 @@ def killed_after(monkeypatch, steps):
     monkeypatch.setattr(loop_of_training, "_one_step", step)
 
 
-@pytest.mark.parametrize("options", [{"method": "cats"}, {"method": "dense"}, {"method": "teal", "lora": 2}])
+ROUTED = {"method": "block-router", "policy_options": {"block": 16}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "cats"},
+        {"method": "dense"},
+        {"method": "teal", "lora": 2},
+        ROUTED | {"local_tokens": 320},
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, text_file, monkeypatch, options):
     trained(tmp_path / "whole", text_file, **options)
     with monkeypatch.context() as patch, pytest.raises(KilledError):
@@ -162,7 +195,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, text_file, monkeypat
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     if options["method"] != "dense":
         pairs = zip(*(load_recipe(tmp_path / name / "recipe").gates for name in ("whole", "killed")), strict=True)
-        assert all(np.array_equal(a.shift, b.shift) and a.selector == b.selector for a, b in pairs)
+        for one, other in pairs:
+            assert one.selector == other.selector
+            assert all(np.array_equal(held, other.tensors()[name]) for name, held in one.tensors().items())
 
 
 @pytest.mark.parametrize("change", [{"lr": 1e-4}, {"method": "teal"}, {"tokens": 1280}, {"seed": 1}])
@@ -223,6 +258,9 @@ def test_too_little_memory_is_said_before_it_begins(tmp_path, text_file, monkeyp
         ({"method": "cat"}, "^method: unknown method 'cat'. Did you mean cats"),
         ({"method": "griffin"}, "^method: griffin .* cannot be trained"),
         ({"tokens": 63}, "^tokens: 63 are fewer than one step's"),
+        ({"local_tokens": 63}, "^local_tokens: 63 are fewer than one step's"),
+        ({"local_tokens": 640, "method": "dense"}, "^local_tokens: 640, but the dense twin has no mask"),
+        ({"router_lr": -1.0}, "^router_lr: -1.0"),
         ({"window": 4}, "^window: 4 is less than 8"),
         ({"window": POSITIONS + 1, "batch": 1}, "^window: .* tokens are more than the model's"),
         ({"lr": float("nan")}, "^lr: nan"),

@@ -16,7 +16,7 @@ from sparseact.data.windows import cut_whole
 from sparseact.errors import InputError
 from sparseact.masked.apply import run_sparse
 from sparseact.masked.decoding import evaluation_mode
-from sparseact.masked.selectors import fit
+from sparseact.masked.selectors import fit, mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
 from sparseact.sites import Site, skip_logits
@@ -97,6 +97,16 @@ def observe_scores(
         for window in windows.to(model.device).split(WINDOWS_AT_ONCE):
             model(window, use_cache=False)
     return {site: torch.cat(parts) if parts else torch.zeros(0, site.units) for site, parts in found.items()}
+
+
+def mean_where_off(gate: Gate, x: Tensor, scores: Tensor, sparsity: float) -> Tensor:
+    """The mean of each unit [units] over the tokens for which it is off at a sparsity; 0 where it never is.
+
+    Args:
+        x, scores: [tokens, units].
+    """
+    off = ~mask(fit(gate.selector, scores, sparsity), scores)
+    return (x * off).sum(dim=0) / off.sum(dim=0).clamp(min=1)
 
 
 def gross_sparsity(gates: Sequence[Gate], sparsity: float, element_size: int) -> float:

@@ -19,11 +19,13 @@ def train(
     text: NamesIfAny = ("own",),
     proportions: NumbersOrNone = None,
     tokens: int | None = None,
+    local_tokens: int = 0,
     objective: Literal["distil", "lm", "both"] | None = None,
     option: NamesIfAny = (),
     lora: int = 0,
     lr: float | None = None,
     constants_lr: float = 5e-4,
+    router_lr: float = 1e-3,
     batch: Count = 2,
     window: Count = 512,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -51,12 +53,14 @@ def train(
             cache folder. The tail of each is kept for measuring.
         proportions: How much of each text, a number each; by default as much of one as of another.
         tokens: How many tokens to train on; 0 writes the untrained start.
+        local_tokens: How many tokens to train on before that, each layer on its own: cheaper, and no logits.
         objective: distil learns the dense model's distributions, lm the text, both half and half; by default distil.
         option: Options of the policy as NAME=VALUE.
         lora: Train adapters of this rank and merge them at the end; 0 trains the whole model without embeddings.
         lr: Learning rate of AdamW: 10 steps up, then in a straight line down to 5%. By default 2e-4, and 1e-4 for more
             than 100,000 tokens.
         constants_lr: Learning rate of the constants in place of what is off; 0 leaves them out.
+        router_lr: Learning rate of routers; 0 leaves them as they were calibrated.
         batch: Windows of a step.
         window: Tokens of a window.
         dtype: Type of the products: bfloat16, float32, or auto, which is bfloat16 where the processor has it.
@@ -83,11 +87,13 @@ def train(
             "sparsity": sparsity,
             "policy_options": read_options(option),
             "tokens": tokens,
+            "local_tokens": local_tokens,
             "objective": objective or ("lm" if method == "dense" else "distil"),
             "proportions": proportions or (),
             "lora": lora,
             "lr": lr,
             "constants_lr": constants_lr,
+            "router_lr": router_lr,
             "batch": batch,
             "window": window,
             "seed": shared.seed,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sparseact.engine.forward.gating import MADE_BY, Gating
 from sparseact.engine.forward.model import Model
+from sparseact.engine.forward.state import BY_ROUTER
 from sparseact.engine.lm_head.fit import SCREEN
 from sparseact.engine.load.load_model import linear_names
 from sparseact.engine.quant.arena import INPUTS, LAYOUT, OUTPUTS, PADDED_OUTPUTS, SELECTOR
@@ -65,10 +66,11 @@ class Usage:
             i = self.model.numbers[name]
             if not self.tokens:
                 found[name] = 1.0
-            elif not self._is_masked(i):
+            elif not self._is_masked(name):
                 found[name] = 1 - self._left_out(name) * self.sparse / self.tokens
             else:
-                units = table[i, OUTPUTS if table[i, LAYOUT] == ROWS else INPUTS]
+                rows = table[i, LAYOUT] == ROWS or self._is_routed(name)
+                units = table[i, OUTPUTS if rows else INPUTS]
                 found[name] = float(counts[i] / (self.tokens * units))
         if not self.architecture.tied:
             del found["embed"]  # of which a token reads one row
@@ -103,7 +105,7 @@ class Usage:
     def gated_bytes(self) -> dict[str, int]:
         """Bytes of each linear of whose inputs or rows the recipe switches some off, by canonical name."""
         arena, numbers = self.model.arena, self.model.numbers
-        gated = [name for name, i in numbers.items() if self._is_masked(i) or self._left_out(name)]
+        gated = [name for name in numbers if self._is_masked(name) or self._left_out(name)]
         return {name: arena.bytes_of(numbers[name]) for name in gated}
 
     def achieved(self) -> float:
@@ -123,10 +125,16 @@ class Usage:
             read[group(linear)] += size * density[linear]
         return {name: read[name] / size for name, size in gated.items()}
 
-    def _is_masked(self, i: int) -> bool:
-        row = self.model.arena.table[i]
+    def _is_masked(self, name: str) -> bool:
+        row = self.model.arena.table[self.model.numbers[name]]
         # Of planes, the high one is always read, and the low one is a part of the columns that it lies in.
-        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] not in (PANELS, PLANES))
+        return bool(row[SELECTOR] != EVERYTHING or row[LAYOUT] not in (PANELS, PLANES)) or self._is_routed(name)
+
+    def _is_routed(self, name: str) -> bool:
+        """Whether only the panels of some blocks of neurons are read."""
+        layer, _, part = name.partition(".")
+        gating = self.gatings.get(f"{layer}.down")
+        return part in MADE_BY["down"] and gating is not None and gating.choice == BY_ROUTER
 
     def _left_out(self, name: str) -> float:
         """Share of a linear in panels that the prompt's choice leaves out."""

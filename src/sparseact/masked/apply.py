@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparseact.errors import InputError, SparseactError
 from sparseact.masked.clock import Clock, read_clock
 from sparseact.masked.density import Density
-from sparseact.masked.gate import correction, guess, keep, on_device, predict, rotate, signal_of
+from sparseact.masked.gate import correction, guess, keep, on_device, pass_to_router, predict, rotate, route, signal_of
 from sparseact.masked.selectors import mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.phases import Phases
@@ -68,7 +68,7 @@ def run_gates(
     """As `run_sparse`, with gates that are on the model's device and are looked up anew in each forward pass.
 
     Whoever trains may so change thresholds, scales and constants between two passes. Masks are without gradient; what
-    is kept, and the constants in place of what is not, have theirs.
+    is kept, the constants in place of what is not, and routers that are parameters have theirs.
     """
     density = Density(list(by_site.values()), weight_bytes(model), model.dtype.itemsize)
     pass_ = _Pass(dict(model.named_modules(remove_duplicate=False)), density, masked, on_scores)
@@ -82,7 +82,7 @@ def run_gates(
             if gate.signal.reads == "output":
                 source = model.get_submodule(gate.signal.module)
                 stack.callback(source.register_forward_hook(pass_.note_output(gate.signal.module)).remove)
-            elif gate.signal.reads in {"predicted", "guessed"}:
+            elif gate.signal.reads in {"predicted", "routed", "guessed"}:
                 source = model.get_submodule(gate.signal.module)
                 stack.callback(source.register_forward_pre_hook(pass_.note_input(gate.signal.module)).remove)
             if gate.low_rank is not None:
@@ -147,6 +147,9 @@ class _Pass:
         kept = keep(gate, inputs, on[..., None].expand_as(x).flatten(-2))
         if gate.low_rank is not None:
             self._dropped[gate.site] = inputs - kept
+        if gate.router is not None and gate.router[0].requires_grad and torch.is_grad_enabled():
+            through = pass_to_router(gate, self._noted_by(gate, units), inputs)
+            kept = kept + torch.where(clock.sparse[..., None], through, 0)
         return kept.view_as(x)
 
     @torch.no_grad()
@@ -161,11 +164,17 @@ class _Pass:
     def _signal(self, gate: Gate, units: Tensor) -> Tensor:
         if gate.signal.reads == "input":
             return rotate(gate, units)
-        noted = self._noted[gate.signal.module]
-        noted = noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
+        noted = self._noted_by(gate, units)
         if gate.signal.reads == "guessed":
             return guess(gate, self._modules, noted)
-        return signal_of(gate.signal, noted) if gate.signal.reads == "output" else predict(gate, noted)
+        if gate.signal.reads == "output":
+            return signal_of(gate.signal, noted)
+        return route(gate, noted) if gate.signal.reads == "routed" else predict(gate, noted)
+
+    def _noted_by(self, gate: Gate, units: Tensor) -> Tensor:
+        """What the signal's module has read or put out, in the batch's shape."""
+        noted = self._noted[gate.signal.module]
+        return noted.reshape(*units.shape[:-1], noted.shape[-1])  # OPT flattens its MLP
 
     def _frozen_mask(self, gate: Gate, units: Tensor, clock: Clock) -> Tensor:
         if clock.phase == "prefill":

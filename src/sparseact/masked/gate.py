@@ -24,7 +24,7 @@ def on_device(gates: Sequence[Gate], device: torch.device, dtype: torch.dtype) -
         if id(held) not in known:
             # What was read from disk is copied: products round by how memory is aligned, and torch aligns its own.
             tensor = held if isinstance(held, Tensor) else torch.tensor(held)
-            known[id(held)] = tensor.to(device, dtype)
+            known[id(held)] = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
         return known[id(held)]
 
     return [gate.with_tensors({name: moved(held) for name, held in gate.tensors().items()}) for gate in gates]
@@ -70,6 +70,30 @@ def predict(gate: Gate, hidden: Float[Tensor, "*batch inputs"]) -> Float[Tensor,
     assert gate.predictor is not None
     down, up, bias = (factor.to(hidden.dtype) for factor in gate.predictor)
     return signal_of(gate.signal, (hidden @ down.mT) @ up.mT + bias)
+
+
+def route(gate: Gate, hidden: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:
+    """The router's score of each unit's block, after the signal's activation."""
+    assert gate.router is not None
+    weight, bias = (factor.to(hidden.dtype) for factor in gate.router)
+    return signal_of(gate.signal, hidden @ weight.mT + bias)[..., gate.blocks]
+
+
+def pass_to_router(
+    gate: Gate, hidden: Float[Tensor, "*batch inputs"], x: Float[Tensor, "*batch units"]
+) -> Float[Tensor, "*batch units"]:
+    """0, whose gradient reaches the router as if its score, not the choice by it, were what a unit counts (1308.3432).
+
+    Added to what is kept. A score learns what more of its block would change, whether the block is on or off.
+
+    Args:
+        gate: with a `routed` signal.
+        hidden: what the router reads.
+        x: the units, before they are masked.
+    """
+    score, units = route(gate, hidden), x.detach()
+    worth = units if gate.shift is None else units - gate.shift.detach().to(x.dtype)
+    return (score - score.detach()) * worth
 
 
 def guess(gate: Gate, linears: Mapping[str, Any], x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch units"]:

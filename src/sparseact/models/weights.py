@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,12 +45,15 @@ class Weights:
         places: where each tensor is, by canonical name (see `Architecture.shapes`).
         source: what reads them.
         config: what the architecture was read from, in transformers' words.
+        orders: of the neurons of some layers, by the layer's number as text. Rows of gate and up and columns of down
+            are read in it; what the MLP puts out is the same.
     """
 
     architecture: Architecture
     places: Mapping[str, Place]
     source: Source
     config: Mapping[str, Any]
+    orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,10 +74,21 @@ class Weights:
             KeyError: the model has no such tensor.
             IndexError: it has no such rows.
         """
-        place, rows = self.places[name], self.shape(name)[0]
+        rows = self.shape(name)[0]
         last = rows if last is None else last
         if not 0 <= first <= last <= rows:
             raise IndexError(f"rows {first} to {last} of {name}, which has {rows}")
+        layer, _, part = name.partition(".")
+        order = self.orders.get(layer)
+        if order is not None and part == "down":  # out of blocks of inputs that share a scale
+            return floats(self._read(name, first, last))[:, order]
+        if order is not None and part.removesuffix(".bias") in {"gate", "up"}:
+            return _rows(self._read(name, 0, rows), np.array(order[first:last]))
+        return self._read(name, first, last)
+
+    def _read(self, name: str, first: int, last: int) -> Floats | Quantised:
+        """In the source's order of neurons."""
+        place, rows = self.places[name], self.shape(name)[0]
         if place.transposed:  # what is wanted are columns of the source's rows
             turned = floats(self.source.read(place.name, 0, self.source.shapes[place.name][0]))
             return np.ascontiguousarray(turned[:, place.first + first : place.first + last].T)

@@ -4,6 +4,7 @@ from sparseact.calibration.budgets import Budget
 from sparseact.calibration.own_answers import write_text
 from sparseact.calibration.policy import Calibration, GatePolicy, Policy
 from sparseact.calibration.search import max_sparsity
+from sparseact.policies.block_router import BlockRouter
 from sparseact.policies.cats import CATS
 from sparseact.policies.cett import CETT
 from sparseact.policies.chess import CHESS
@@ -35,6 +36,7 @@ __all__ = [
     "SCAP",
     "TEAL",
     "WINA",
+    "BlockRouter",
     "Budget",
     "Calibration",
     "Countdown",

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
 from sparseact.calibration.neurons import find_neurons
 from sparseact.calibration.policy import Calibration, GatePolicy
+from sparseact.calibration.regression import reduced_rank_regression
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError, unknown_name
 from sparseact.masked.gate import predict
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TARGETS = ("activation", "attribution")
-RIDGE = 1.0
-"""Of the ridge regression, as a share of the inputs' mean square: on the quarter of the text that is not fitted
-to, recall is best from .3 to 3, whatever the rank, the target, the sparsity and the text (SmolLM2)."""
 
 
 @dataclass(frozen=True)
@@ -98,31 +95,3 @@ class DejaVu(GatePolicy):
 def recall_of(kept: Tensor, oracle: Tensor) -> float:
     """Share of the oracle's units that are kept, over all tokens; 1 if the oracle keeps none."""
     return float((kept & oracle).sum() / oracle.sum()) if oracle.any() else 1.0
-
-
-def reduced_rank_regression(x: Tensor, y: Tensor, rank: int, ridge: float = RIDGE) -> tuple[Tensor, Tensor, Tensor]:
-    """The best ridge regression y = B A x + b of a rank.
-
-    With L L^T = X^T X + damping and M = L^-1 X^T Y (X, Y centred), the full solution is L^-T M; keeping
-    the leading left singular vectors U of M gives A = U^T L^-1 and B = M^T U.
-
-    Args:
-        x: [tokens, inputs].
-        y: [tokens, units].
-        rank: at most inputs are used.
-        ridge: as a share of the inputs' mean square.
-
-    Returns:
-        A [rank, inputs], B [units, rank], b [units], float32.
-    """
-    x, y = x.double(), y.double()
-    centre, mean = x.mean(dim=0), y.mean(dim=0)
-    x, y = x - centre, y - mean
-    gram = x.mT @ x
-    damping = ridge * gram.diagonal().mean().clamp(min=1e-12)
-    root = torch.linalg.cholesky(gram + damping * torch.eye(len(gram), dtype=gram.dtype))
-    M = torch.linalg.solve_triangular(root, x.mT @ y, upper=False)
-    U = torch.linalg.eigh(M @ M.mT).eigenvectors[:, -rank:]
-    A = torch.linalg.solve_triangular(root.mT, U, upper=True).mT
-    B = M.mT @ U
-    return A.float(), B.float(), (mean - B @ (A @ centre)).float()

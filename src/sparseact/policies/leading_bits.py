@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sparseact.calibration.budgets import least_loss
+from sparseact.calibration.fit import mean_where_off
 from sparseact.calibration.neurons import Neurons, find_neurons
 from sparseact.calibration.policy import Calibration, GatePolicy
 from sparseact.calibration.weights import column_norms
 from sparseact.errors import InputError
 from sparseact.masked.gate import guess
-from sparseact.masked.selectors import fit, mask
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.selectors import Threshold
 from sparseact.sites import Site
@@ -79,8 +79,7 @@ class LeadingBits(GatePolicy):
         weight: Any = modules[gate.signal.module].weight
         x = calibration.sample.x[inputs].to(weight.device, weight.dtype)
         scores = gate.score(guess(gate, modules, x).float().cpu())
-        off = ~mask(fit(gate.selector, scores, self.sparsity), scores)
-        return (calibration.sample.x[gate.site] * off).sum(dim=0) / off.sum(dim=0).clamp(min=1)
+        return mean_where_off(gate, calibration.sample.x[gate.site], scores, self.sparsity)
 
     def budget(self, gates: Sequence[Gate], calibration: Calibration, target: float) -> dict[Site, float]:
         """Where a byte costs least."""

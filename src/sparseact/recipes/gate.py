@@ -17,7 +17,16 @@ from sparseact.recipes.site import Site
 Values = Any
 """An array of NumPy (of a recipe that was read from disk) or a tensor of torch (of one that was just calibrated)."""
 
-TENSORS = {"scale": 1, "shift": 1, "basis": 1, "low_rank": 2, "predictor": 3, "guess_error": 1}
+TENSORS = {
+    "scale": 1,
+    "shift": 1,
+    "basis": 1,
+    "low_rank": 2,
+    "predictor": 3,
+    "guess_error": 1,
+    "router": 2,
+    "blocks": 1,
+}
 """Attributes of a gate that are values, and how many."""
 
 
@@ -27,8 +36,9 @@ class Signal:
 
     Attributes:
         reads: `input`: the units themselves; `output`: what another linear of the block puts out,
-            such as gate or up; `predicted`: a low-rank guess from another linear's input; `guessed`: what that
-            linear puts out if it reads only the largest of its inputs, or the leading bits of its weights.
+            such as gate or up; `predicted`: a low-rank guess from another linear's input; `routed`: a router's score
+            of the unit's block, from that input too; `guessed`: what that linear puts out if it reads only the largest
+            of its inputs, or the leading bits of its weights.
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
@@ -37,7 +47,7 @@ class Signal:
         times: of a guess, another one of the same inputs that it is multiplied by: up.
     """
 
-    reads: Literal["input", "output", "predicted", "guessed"] = "input"
+    reads: Literal["input", "output", "predicted", "routed", "guessed"] = "input"
     module: str = ""
     part: tuple[int, int] = (0, 1)
     activation: str = ""
@@ -66,6 +76,8 @@ class Gate:
         basis_shares: how many gates have this basis: linears that read the same input rotate it once.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
         predictor: ([rank, inputs], [units, rank], bias [units]) of a `predicted` signal.
+        router: ([blocks, inputs], bias [blocks]) of a `routed` signal.
+        blocks: [units] integers, the block of each unit, for a `routed` signal: which weights would lie together.
         guess_error: [1 or 2, units], how far a `guessed` signal and what it is multiplied by are off: root
             mean squares.
     """
@@ -81,6 +93,8 @@ class Gate:
     low_rank: tuple[Values, Values] | None = None
     predictor: tuple[Values, Values, Values] | None = None
     guess_error: Values | None = None
+    router: tuple[Values, Values] | None = None
+    blocks: Values | None = None
 
     @property
     def selection(self) -> Selection:
@@ -113,14 +127,14 @@ class Gate:
         return replace(self, **parts)
 
     def extra_bytes(self, element_size: int) -> float:
-        """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors.
+        """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors, routers.
 
         A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
         stored weight. A scale and a shift are folded into thresholds and bias, and the inputs or bits that a guess
         reads are not among the site's bytes.
         """
         sizes = {name: math.prod(held.shape) for name, held in self.tensors().items()}
-        read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor")))
+        read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor", "router")))
         return element_size * (read + sizes.get("basis", 0) / self.basis_shares)
 
 

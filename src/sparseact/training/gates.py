@@ -1,4 +1,4 @@
-"""The gates of a recipe while the weights move: thresholds steered, scales kept current, constants learned."""
+"""The gates of a recipe while the weights move: thresholds steered, scales current, constants and routers learned."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class LiveGates:
         phases: which tokens stay dense; a window stands for tokens that are decoded.
         by_site: the gates as they are now; `run_gates` looks them up in each forward pass.
         constants: parameters by the site's name, put in for what is off.
+        routers: parameters by the names of their tensors, `mlp.0.router.0` the weight and `mlp.0.router.1` the bias.
     """
 
     def __init__(self, policy: GatePolicy, recipe: Recipe, model: PreTrainedModel) -> None:
@@ -63,6 +64,7 @@ class LiveGates:
         }
         self.constants: dict[str, nn.Parameter] = {}
         self._start = recipe
+        self.routers: dict[str, nn.Parameter] = {}
 
     def running(self, model: PreTrainedModel) -> AbstractContextManager[Density]:
         """Mask the model inside the `with` block, which gives the counts of what was read."""
@@ -83,6 +85,21 @@ class LiveGates:
             self.constants[site.name] = constant
             self.by_site[site] = replace(gate, shift=constant)
         self.refit(model, windows)
+
+    def learn_routers(self) -> None:
+        """Make routers parameters: their scores get a gradient (`masked.gate.pass_to_router`)."""
+        for site, gate in self.by_site.items():
+            if gate.router is not None:
+                weight, bias = (nn.Parameter(held.clone()) for held in gate.router)
+                self.routers |= {f"{site.name}.router.0": weight, f"{site.name}.router.1": bias}
+                self.by_site[site] = replace(gate, router=(weight, bias))
+
+    @property
+    def learned(self) -> dict[str, nn.Parameter]:
+        """Constants and routers, by names that no parameter of a model has."""
+        return {f"constant:{name}": held for name, held in self.constants.items()} | {
+            f"router:{name}": held for name, held in self.routers.items()
+        }
 
     def refresh(self, model: PreTrainedModel) -> None:
         """Compute anew what the gates hold of the weights, such as the norms of columns."""
@@ -134,16 +151,24 @@ class LiveGates:
         """
         fresh, notes = self.policy.filled(model, windows)
         selectors = {site.name: gate.selector for site, gate in self.by_site.items()}
-        kept = {name: constant.detach() for name, constant in self.constants.items()}  # detached: a recipe holds values
         self.by_site = {
-            gate.site: replace(gate, selector=selectors[name], shift=kept.get(name, gate.shift))
+            gate.site: replace(self._with_learned(gate), selector=selectors[gate.site.name])
             for gate in on_device(fresh, model.device, model.dtype)
-            for name in [gate.site.name]
         }
         self.refit(model, windows)
         fitted, start = tuple(self.by_site.values()), self._start
         meta = start.meta | notes | {"levels": self.levels} | meta
         return Recipe(start.policy, start.sparsity, fitted, start.phases, fingerprint_of(model, fitted), meta)
+
+    def _with_learned(self, gate: Gate) -> Gate:
+        """A gate with this training's constants, routers and their blocks, as values and not as parameters."""
+        name, before = gate.site.name, self.by_site[gate.site]
+        if name in self.constants:
+            gate = replace(gate, shift=self.constants[name].detach())
+        if before.router is not None:
+            weight, bias = (held.detach() for held in before.router)
+            gate = replace(gate, router=(weight, bias), blocks=before.blocks)
+        return gate
 
     def _means_of_off(self, model: PreTrainedModel, windows: Tensor) -> dict[Site, Tensor]:
         sites = list(self.by_site)

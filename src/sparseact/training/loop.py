@@ -20,6 +20,7 @@ from sparseact.errors import InputError
 from sparseact.masked.density import Density
 from sparseact.training.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from sparseact.training.gates import LiveGates
+from sparseact.training.local import local_loss
 from sparseact.training.objectives import Loss
 from sparseact.training.options import Options
 from sparseact.training.text import Mix
@@ -45,9 +46,9 @@ class Training:
         gates: that mask it, None for the dense twin.
         texts: what it is trained on.
         options: how.
-        parameters: that are trained, by name, constants among them.
+        parameters: that are trained, by name, constants and routers among them.
         optimiser: over them.
-        log: a row each `LOG_EVERY` steps: step, tokens, loss, density, layers, seconds.
+        log: a row each `LOG_EVERY` steps: step, tokens, loss, density, layers, seconds, and whether they were local.
         step: how many are done.
         seconds: that they took, over all runs.
         saved: the step of the last checkpoint, 0 if there is none.
@@ -75,14 +76,20 @@ class Training:
             )
         self.dtype = self.options.autocast_dtype(self.model.device)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the next step is of the local stage, which comes first."""
+        return self.step < self.options.local_steps
+
 
 def optimiser_over(
-    parameters: dict[str, nn.Parameter], constants: dict[str, nn.Parameter], options: Options
+    parameters: dict[str, nn.Parameter], gates: LiveGates | None, options: Options
 ) -> torch.optim.Optimizer:
-    """AdamW without decay; constants have a learning rate of their own."""
-    groups = [{"params": list(parameters.values()), "lr": options.learning_rate, "base": options.learning_rate}]
-    if constants:
-        groups.append({"params": list(constants.values()), "lr": options.constants_lr, "base": options.constants_lr})
+    """AdamW without decay; constants and routers have learning rates of their own."""
+    rates = [(parameters, options.learning_rate)]
+    if gates is not None:
+        rates += [(gates.constants, options.constants_lr), (gates.routers, options.router_lr)]
+    groups = [{"params": list(held.values()), "lr": lr, "base": lr} for held, lr in rates if held]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
 
 
@@ -129,7 +136,7 @@ def _steps(
                 _say_how_long(training, training.seconds - before)
             bar.update(of_a_step)
             bar.set_postfix(_shown(rows[-1]))
-            if len(rows) == LOG_EVERY or training.step == steps:
+            if len(rows) == LOG_EVERY or training.step in (training.options.local_steps, steps):
                 training.log.append(_mean(rows, training))
                 rows = []
             if training.step % checkpoint_every == 0 or training.step == steps:
@@ -142,15 +149,17 @@ def _one_step(training: Training, counts: Density | None) -> dict[str, Any]:
     torch.manual_seed(options.seed * 1_000_003 + training.step)  # so that a resumed run draws what it would have drawn
     if training.gates is not None:
         training.gates.refresh(training.model)
-    share = min(1.0, (training.step + 1) / WARM_UP) * (1 - 0.95 * training.step / options.steps)
+    local, begun = training.is_local, 0 if training.is_local else options.local_steps
+    done, of = training.step - begun, (options.local_steps if local else options.steps) - begun
+    share = min(1.0, (done + 1) / WARM_UP) * (1 - 0.95 * done / of)
     for group in training.optimiser.param_groups:
         group["lr"] = group["base"] * share
     loss, density = _forward_and_backward(training, counts)
-    constants = training.gates.constants if training.gates else {}
-    for constant in constants.values():
-        if constant.grad is not None:
-            constant.grad = training.accelerator.reduce(constant.grad, "mean")
-    body = [parameter for name, parameter in training.parameters.items() if name not in _names(constants)]
+    learned = training.gates.learned if training.gates else {}
+    for held in learned.values():
+        if held.grad is not None:
+            held.grad = training.accelerator.reduce(held.grad, "mean")
+    body = [parameter for name, parameter in training.parameters.items() if name not in learned]
     norm = training.accelerator.clip_grad_norm_(body, 1.0)
     if not (math.isfinite(loss) and math.isfinite(float(norm if norm is not None else 0.0))):
         kept = f"the checkpoint of step {training.saved} is kept" if training.saved else "there is no checkpoint yet"
@@ -168,7 +177,7 @@ def _one_step(training: Training, counts: Density | None) -> dict[str, Any]:
         by_layer.setdefault("head" if site.is_head else str(site.layer), []).append(value)
     layers = {layer: sum(values) / len(values) for layer, values in by_layer.items()}
     overall = sum(density.values()) / len(density) if density else 1.0
-    return {"loss": loss, "density": overall, "layers": layers}
+    return {"loss": loss, "density": overall, "layers": layers, "local": local}
 
 
 def _forward_and_backward(training: Training, counts: Density | None) -> tuple[float, dict[Any, float]]:
@@ -179,10 +188,7 @@ def _forward_and_backward(training: Training, counts: Density | None) -> tuple[f
     if counts is not None:
         counts.reset()
     with torch.autocast(device.type, training.dtype, enabled=training.dtype != torch.float32):
-        output = training.running_model(input_ids=windows, use_cache=False)
-        loss = Loss(options.objective, lambda ids: training.teacher(input_ids=ids, use_cache=False).logits)(
-            output, windows
-        )
+        loss = _loss(training, windows)
     accelerator.backward(loss)
     mean = float(accelerator.reduce(loss.detach(), "mean"))
     if training.gates is None or counts is None:
@@ -190,6 +196,17 @@ def _forward_and_backward(training: Training, counts: Density | None) -> tuple[f
     found = training.gates.densities(counts)
     shared = accelerator.reduce(torch.tensor(list(found.values()), device=device), "mean").tolist()
     return mean, dict(zip(found, shared, strict=True))
+
+
+def _loss(training: Training, windows: torch.Tensor) -> torch.Tensor:
+    """Of windows [batch, tokens] in this step's stage."""
+    model, teacher = training.running_model, training.teacher
+    if training.is_local:
+        later = 2 * training.step >= training.options.local_steps
+        return local_loss(training.model, teacher, windows, own_inputs=later, run=model)
+    output = model(input_ids=windows, use_cache=False)
+    dense = Loss(training.options.objective, lambda ids: teacher(input_ids=ids, use_cache=False).logits)
+    return dense(output, windows)
 
 
 @contextmanager
@@ -247,20 +264,12 @@ def _mean(rows: list[dict[str, Any]], training: Training) -> dict[str, Any]:
     layers = {layer: sum(row["layers"][layer] for row in rows) / count for layer in rows[0]["layers"]}
     means = {key: sum(row[key] for row in rows) / count for key in ("loss", "density")}
     seconds = round(training.seconds, 1)
-    return {"step": training.step, "tokens": tokens, **means, "layers": layers, "seconds": seconds}
+    about = {"layers": layers, "seconds": seconds, "local": rows[0]["local"]}
+    return {"step": training.step, "tokens": tokens, **means, **about}
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     return {"loss": f"{row['loss']:.4f}"} | ({"density": f"{row['density']:.3f}"} if row["layers"] else {})
-
-
-def _names(constants: dict[str, nn.Parameter]) -> set[str]:
-    return {constant_name(site) for site in constants}
-
-
-def constant_name(site: str) -> str:
-    """What a site's constants are called among the parameters."""
-    return f"constant:{site}"
 
 
 def _duration(seconds: float) -> str:

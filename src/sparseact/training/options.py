@@ -48,12 +48,15 @@ class Options:
         sparsity: of the policy.
         policy_options: more of the policy's options.
         tokens: to train on; 0 writes the untrained start.
+        local_tokens: to train on before that, each layer on its own (`local_loss`); half of them with what enters the
+            dense model's layers, half with what enters its own.
         objective: `distil` from the dense model itself, `lm` on the text, `both` half and half.
         proportions: of the texts, one number each; equal if empty.
         lora: rank of the adapters that are trained, merged at the end; 0 trains the whole model without embeddings.
         lr: learning rate of AdamW, after the warm-up; it falls in a straight line to 5% of that. By default 2e-4, and
             1e-4 for more than 100,000 tokens.
         constants_lr: learning rate of the constants in place of what is off; 0 leaves them out.
+        router_lr: learning rate of routers; 0 leaves them as they were calibrated.
         batch: windows of a step.
         window: tokens of a window.
         seed: of the windows and the adapters.
@@ -65,11 +68,13 @@ class Options:
     sparsity: float = 0.5
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     tokens: int = 100_000
+    local_tokens: int = 0
     objective: Objective = "distil"
     proportions: tuple[float, ...] = ()
     lora: int = 0
     lr: float | None = None
     constants_lr: float = 5e-4
+    router_lr: float = 1e-3
     batch: int = 2
     window: int = 512
     seed: int = 0
@@ -87,24 +92,36 @@ class Options:
             raise unknown_name("objective", self.objective, get_args(Objective))
         if self.dtype not in get_args(DType):
             raise unknown_name("dtype: unknown type", self.dtype, get_args(DType))
-        for name, value in (("lr", self.learning_rate), ("constants_lr", self.constants_lr)):
+        rates = {"lr": self.learning_rate, "constants_lr": self.constants_lr, "router_lr": self.router_lr}
+        for name, value in rates.items():
             if not (math.isfinite(value) and value >= 0) or (name == "lr" and value == 0):
                 raise InputError(f"{name}: {value} is not a positive number")
-        for name, least in (("batch", 1), ("window", 8), ("lora", 0), ("tokens", 0)):
+        for name, least in (("batch", 1), ("window", 8), ("lora", 0), ("tokens", 0), ("local_tokens", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is less than {least}")
-        if 0 < self.tokens < self.batch * self.window:
-            raise InputError(
-                f"tokens: {self.tokens} are fewer than one step's, {self.batch} windows of {self.window} tokens; "
-                "give more, or a smaller `batch` or `window`"
-            )
+        self._check_steps()
         if self.method != "dense":
             make_policy(self.method, self.sparsity, self.policy_options)
+
+    def _check_steps(self) -> None:
+        for name in ("tokens", "local_tokens"):
+            if 0 < getattr(self, name) < self.batch * self.window:
+                raise InputError(
+                    f"{name}: {getattr(self, name)} are fewer than one step's, {self.batch} windows of {self.window} "
+                    "tokens; give more, or a smaller `batch` or `window`"
+                )
+        if self.method == "dense" and self.local_tokens:
+            raise InputError(f"local_tokens: {self.local_tokens}, but the dense twin has no mask to make up for; use 0")
 
     @property
     def steps(self) -> int:
         """How often the weights are changed."""
-        return self.tokens // (self.batch * self.window)
+        return self.local_steps + self.tokens // (self.batch * self.window)
+
+    @property
+    def local_steps(self) -> int:
+        """How many of the steps, the first ones, are local."""
+        return self.local_tokens // (self.batch * self.window)
 
     @property
     def learning_rate(self) -> float:

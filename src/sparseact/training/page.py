@@ -37,7 +37,9 @@ def render(record: dict[str, Any], twin: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     ).get_template("page.html")
     log, twin_log = record["log"], twin["log"] if twin else []
-    losses = {record["options"]["method"]: [(row["tokens"], row["loss"]) for row in log]}
+    method = record["options"]["method"]
+    losses = {method: [(row["tokens"], row["loss"]) for row in log if not row["local"]]}
+    local = {method: [(row["tokens"], row["loss"]) for row in log if row["local"]]}
     same_loss = twin is not None and record["options"]["objective"] == "lm"
     if same_loss:
         losses["dense twin"] = [(row["tokens"], row["loss"]) for row in twin_log]
@@ -47,7 +49,8 @@ def render(record: dict[str, Any], twin: dict[str, Any] | None) -> str:
         model=record["model"],
         rows=quality_rows(record, twin),
         twin=twin,
-        loss=loss_picture(losses) if log else None,
+        loss=loss_picture(losses, "loss, nats per token") if losses[method] else None,
+        local=loss_picture(local, "share of what a layer adds") if local[method] else None,
         density=density_picture(log) if log and log[0]["layers"] else None,
         options_and_texts={key: str(value) for key, value in record["options"].items() if value not in ({}, [])}
         | {

@@ -22,9 +22,9 @@ COLUMNS = 60
 """Columns of the densities at most; more rows of a log are thinned."""
 
 
-def loss_picture(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
-    """Lines through (tokens, nats per token) by name."""
-    return picture(partial(_draw_losses, curves), "loss against tokens trained on", (WIDTH, 2.8))
+def loss_picture(curves: Mapping[str, Sequence[tuple[float, float]]], label: str) -> Picture:
+    """Lines through (tokens, loss) by name; `label` says what the loss is."""
+    return picture(partial(_draw_losses, curves, label), "loss against tokens trained on", (WIDTH, 2.8))
 
 
 def density_picture(log: Sequence[Mapping[str, Any]]) -> Picture:
@@ -34,14 +34,14 @@ def density_picture(log: Sequence[Mapping[str, Any]]) -> Picture:
     return picture(partial(_draw_densities, rows), "density by layer against tokens trained on", (WIDTH, height))
 
 
-def _draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], ax: Axes, theme: Theme) -> None:
+def _draw_losses(curves: Mapping[str, Sequence[tuple[float, float]]], label: str, ax: Axes, theme: Theme) -> None:
     style_axes(ax, theme)
     for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         ax.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.8, marker=".")
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlim(left=0)
     ax.set_xlabel("tokens trained on")
-    ax.set_ylabel("loss, nats per token")
+    ax.set_ylabel(label)
     ax.legend(frameon=False, fontsize=8.5, labelcolor=theme.ink)
 
 

@@ -24,7 +24,7 @@ from sparseact.policies import make_policy
 from sparseact.recipes.recipe import Recipe
 from sparseact.training.checkpoint import NAME as CHECKPOINT
 from sparseact.training.gates import LiveGates
-from sparseact.training.loop import Training, constant_name, optimiser_over, run
+from sparseact.training.loop import Training, optimiser_over, run
 from sparseact.training.options import Options
 from sparseact.training.own_text import write_own_text
 from sparseact.training.page import write_page
@@ -107,7 +107,8 @@ def train(
     untrained = dense_teacher(model, shared=False) if twin else None
     trained = _train(model, tokenizer, mixed, asked, out, identity, checkpoint_every, name)
     if untrained is not None:
-        dense = {**options, "method": "dense", "objective": "lm", "policy_options": {}}
+        seen = {"tokens": asked.tokens + asked.local_tokens, "local_tokens": 0}
+        dense = {**options, **seen, "method": "dense", "objective": "lm", "policy_options": {}}
         twin_options = _read_options(dense)
         twin_identity = identity | {"options": twin_options.record()}
         _train(untrained, tokenizer, mixed, twin_options, out / "twin", twin_identity, checkpoint_every, name)
@@ -138,9 +139,8 @@ def _train(
     parameters = {key: p for key, p in model.named_parameters() if p.requires_grad} if adapters else trainable(model)
     if options.gradient_checkpointing:
         _checkpoint_activations(model)
-    constants = gates.constants if gates else {}
-    optimiser = optimiser_over(parameters, constants, options)
-    named = parameters | {constant_name(site): constant for site, constant in constants.items()}
+    optimiser = optimiser_over(parameters, gates, options)
+    named = parameters | (gates.learned if gates else {})
     training = Training(model, teacher, gates, mixed, options, named, optimiser)
     run(training, out / "checkpoint", identity, checkpoint_every=checkpoint_every)
 
@@ -197,6 +197,8 @@ def _start(
     gates = LiveGates(policy, policy.calibrate(model, tokenizer, text), model)
     if options.constants_lr:
         gates.learn_constants(model, windows)
+    if options.router_lr:
+        gates.learn_routers()
     return gates, windows
 
 
@@ -250,7 +252,8 @@ def _read_texts(
     bos, sources = tokenizer.bos_token_id, []
     for (text, content), share in zip(read, shares, strict=True):
         if content is None:
-            wanted = int(options.tokens * share) + (options.measured_windows(len(texts)) + 1) * options.window
+            wanted = int((options.tokens + options.local_tokens) * share)
+            wanted += (options.measured_windows(len(texts)) + 1) * options.window
             folder = cache_folder() / "own-text" / f"{key[:16]}-{options.seed}"
             ids = write_own_text(model, tokenizer, folder, tokens=wanted, seed=options.seed, threads=threads)
         else:

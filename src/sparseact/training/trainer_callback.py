@@ -21,24 +21,28 @@ class SparseTraining(TrainerCallback):
         recipe = policy.calibrate(model, tokenizer, text)
         gates = LiveGates(policy, recipe, model)
         gates.learn_constants(model, windows)  # if they shall be
+        gates.learn_routers()  # if there are any
         Trainer(model, ..., callbacks=[SparseTraining(model, gates)], compute_loss_func=Loss("distil", teacher)).train()
         recipe = gates.recipe(model, windows, {})
 
     The masks are off again when the training has ended; after an error, `close` takes them off. `Trainer` does not know
-    the constants: they have an optimiser of their own here, and are not in its checkpoints.
+    constants and routers: they have an optimiser of their own here, and are not in its checkpoints.
 
     Attributes:
         density: mean over the gates of the last step.
     """
 
-    def __init__(self, model: PreTrainedModel, gates: LiveGates, *, constants_lr: float = 5e-4) -> None:
+    def __init__(
+        self, model: PreTrainedModel, gates: LiveGates, *, constants_lr: float = 5e-4, router_lr: float = 1e-3
+    ) -> None:
         """The model that the Trainer trains, and the gates that mask it."""
         self.density = 1.0
         self._model, self._gates = model, gates
         self._hooks = ExitStack()
         self._counts: Density | None = None
-        constants = list(gates.constants.values())
-        self._optimiser = torch.optim.AdamW(constants, lr=constants_lr, weight_decay=0.0) if constants else None
+        rates = ((gates.constants, constants_lr), (gates.routers, router_lr))
+        groups = [{"params": list(held.values()), "lr": lr} for held, lr in rates if held]
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0) if groups else None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -55,7 +59,7 @@ class SparseTraining(TrainerCallback):
         self._gates.refresh(self._model)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Steer the thresholds, and move the constants."""
+        """Steer the thresholds, and move constants and routers."""
         assert self._counts is not None
         density = self._gates.densities(self._counts)
         self.density = sum(density.values()) / len(density)

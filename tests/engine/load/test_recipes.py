@@ -21,6 +21,7 @@ from sparseact.policies import (
     SCAP,
     TEAL,
     WINA,
+    BlockRouter,
     Countdown,
     DejaVu,
     FirstLook,
@@ -55,6 +56,7 @@ POLICIES = {
     "top-k": TopKNeurons(0.5),
     "countdown": Countdown(0.5),
     "deja-vu": DejaVu(0.6),
+    "block-router": BlockRouter(0.5, block=16),
 }
 
 
@@ -108,7 +110,7 @@ def test_steps_equal_hooks_on_the_model(name, streamed, threads):
         assert read[f"1.{short}"] == pytest.approx(share, abs=1e-9), short
     if name in {"cats", "chess", "top-k"}:
         assert read["1.up"] == read["1.down"] < 0.8
-    if name in {"countdown", "deja-vu"}:
+    if name in {"countdown", "deja-vu", "block-router"}:
         assert read["1.gate"] == read["1.down"] < 0.8
 
 
@@ -171,7 +173,7 @@ def test_what_is_quicker_to_stream_is_read_whole():
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen3", "phi", "phi3", "gemma2", "gemma3", "gpt2", "opt"])
-@pytest.mark.parametrize("policy", [SparseAct(0.4), CATS(0.4), TopKNeurons(0.4), DejaVu(0.5)])
+@pytest.mark.parametrize("policy", [SparseAct(0.4), CATS(0.4), TopKNeurons(0.4), DejaVu(0.5), BlockRouter(0.5)])
 def test_every_family_runs_them(family, policy):
     model, recipe = calibrated(policy, family)
     expected, _ = by_hooks(model, recipe, IDS)
@@ -182,8 +184,8 @@ def test_every_family_runs_them(family, policy):
 @pytest.mark.parametrize("phases", [Phases(), Phases(prefill=False), Phases(dense_first=3), Phases(dense_first=20)])
 @pytest.mark.parametrize(
     "policy",
-    [TEAL(0.5, lm_head=True), CATS(0.5), Countdown(0.5), NOfM(0.5), DejaVu(0.5), Griffin(0.5)],
-    ids=["teal", "cats", "countdown", "n-of-m", "deja-vu", "griffin"],
+    [TEAL(0.5, lm_head=True), CATS(0.5), Countdown(0.5), NOfM(0.5), DejaVu(0.5), BlockRouter(0.5), Griffin(0.5)],
+    ids=["teal", "cats", "countdown", "n-of-m", "deja-vu", "block-router", "griffin"],
 )
 def test_a_prompt_at_once_equals_hooks_on_the_model(policy, phases):
     model, recipe = calibrated(replace(policy, phases=phases))

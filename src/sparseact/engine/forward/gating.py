@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from sparseact.engine.forward.entries import select_rows
 from sparseact.engine.forward.neurons import activate
-from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_UP
+from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_ROUTER, BY_UP
 from sparseact.models.architecture import Activation
-from sparseact.models.formats import Floats
+from sparseact.models.formats import Array, Floats
 from sparseact.recipes.gate import score
 from sparseact.recipes.selection import Selection
 
@@ -35,6 +35,10 @@ class Gating:
         choice: what the signal is: the input itself, or of a `down` what its neurons are chosen by (`BY_GATE`, ...);
             of an `o` whose heads the prompt chooses, `BY_PROMPT`.
         predictor: ([rank, hidden], [neurons, rank], bias [neurons]) of the signal, a sigmoid, if it is predicted.
+        router: ([blocks, hidden], bias [blocks]) of a signal that is a sigmoid for each block.
+        order: of the neurons, such that the blocks of the router lie one after the other; the weights are read in it,
+            and scale and shift have it.
+        block: neurons of a block; the last one may have fewer.
         level: share of the inputs that the rule was fitted to switch off; 1 if that is not known.
     """
 
@@ -43,6 +47,9 @@ class Gating:
     shift: Floats | None
     choice: int = BY_INPUT
     predictor: tuple[Floats, Floats, Floats] | None = None
+    router: tuple[Floats, Floats] | None = None
+    order: tuple[int, ...] = ()
+    block: int = 0
     level: float = 1.0
 
     def keep(
@@ -72,7 +79,11 @@ class Gating:
             signal = activate(guess("gate"), activation) * guess("up")
         elif self.predictor is not None:
             down, up, bias = self.predictor
-            signal = np.exp(-np.logaddexp(np.float32(0), -((outputs["mlp"] @ down.T) @ up.T + bias)))
+            signal = _sigmoid((outputs["mlp"] @ down.T) @ up.T + bias)
+        elif self.choice == BY_ROUTER and self.router is not None:
+            weight, bias = self.router
+            by_block = _sigmoid(outputs["mlp"] @ weight.T + bias)
+            signal = np.repeat(by_block, self.block, axis=-1)[:, : x.shape[-1]]
         return score(signal, self.shift if self.choice in {BY_INPUT, BY_GUESS} else None, self.scale)
 
     def on(self, scores: Floats) -> npt.NDArray[np.bool_]:
@@ -80,3 +91,8 @@ class Gating:
         on, rule = np.empty(scores.shape, np.bool_), self.selection
         select_rows(rule.rule, float(rule.number), rule.group, rule.keep, scores, on)
         return on
+
+
+def _sigmoid(x: Array) -> Floats:
+    found: Floats = np.exp(-np.logaddexp(np.float32(0), -x))
+    return found

@@ -15,11 +15,13 @@ from sparseact.engine.forward.projections import (
     share,
     take_shift,
 )
+from sparseact.engine.forward.routed import routed_neurons
 from sparseact.engine.forward.state import (
     ACTIVE,
     BY_GATE,
     BY_GUESS,
     BY_PREDICTOR,
+    BY_ROUTER,
     BY_UP,
     CHOICE,
     CHOSEN_DOWN,
@@ -65,6 +67,8 @@ def run_mlp(places: Any, dense: int | None, thread: int, sizes: Sizes, tables: T
         _predicted_neurons(places, dense, thread, sizes, tables, buffers)
     elif choice == BY_GUESS:
         guessed_neurons(places, dense, thread, sizes, tables, buffers)
+    elif choice == BY_ROUTER:
+        routed_neurons(places, dense, thread, sizes, tables, buffers)
     elif choice in (BY_GATE, BY_UP):
         _neurons_by_one(places, dense, thread, sizes, tables, buffers)
     else:

@@ -48,11 +48,14 @@ PLACES = 27
     CHOSEN_O,
     PREDICTOR_DOWN,  # linears of a predictor: to its rank, and to the neurons
     PREDICTOR_UP,
+    ROUTER,  # linear from the MLP's input to blocks of neurons
+    BLOCK_NEURONS,  # how many neurons a block of the router has; the last one may have fewer
 ) = range(PLACES)
 
-BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR, BY_GUESS = range(6)
+BY_INPUT, BY_GATE, BY_UP, BY_PROMPT, BY_PREDICTOR, BY_GUESS, BY_ROUTER = range(7)
 """The inputs themselves; act(gate), then up is computed for those that are on; up, then gate is; the prompt, once
-for all tokens after it; a low-rank guess from the MLP's input; act(gate) up by the high planes of both."""
+for all tokens after it; a low-rank guess from the MLP's input; act(gate) up by the high planes of both; a
+router, of whole blocks of neurons that lie together."""
 
 GIVEN, POSITION, DENSE, FOUND, SCREENED = (ARGUMENTS + i for i in range(5))
 """Words of the control array: the token and where it stands, 1 for a token that masks leave alone; the
@@ -224,6 +227,7 @@ def layers_of(
         CHOSEN_O: "o.chosen",
         PREDICTOR_DOWN: "predictor.down",
         PREDICTOR_UP: "predictor.up",
+        ROUTER: "mlp.router",
     }
     for layer, row in enumerate(table):
         for place, name in zip((Q, K, V, O, GATE, UP, DOWN), ("q", "k", "v", "o", "gate", "up", "down"), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import numpy.typing as npt
 from sparseact.engine.forward.gating import MADE_BY, Gating
 from sparseact.engine.forward.model import Model
 from sparseact.engine.forward.state import (
+    BLOCK_NEURONS,
     BY_GATE,
     BY_GUESS,
     BY_INPUT,
     BY_PREDICTOR,
     BY_PROMPT,
+    BY_ROUTER,
     BY_UP,
     CHOICE,
     Buffers,
@@ -31,7 +34,7 @@ from sparseact.engine.load.load_model import formats_of, load_model
 from sparseact.engine.quant.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.models.formats import BLOCK, F32, Floats, quantise
+from sparseact.models.formats import BLOCK, F32, Floats, Quantised, quantise
 from sparseact.models.weights import Weights
 from sparseact.recipes.selection import Selection
 
@@ -49,6 +52,7 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     """
     formats = formats_of(weights, dtype)
     _need_8_bits(formats, gatings)
+    weights = _in_blocks(weights, formats, gatings)
     layouts: dict[str, str] = {}
     extra: dict[str, Floats] = {}
     factors: dict[str, Floats] = {}
@@ -67,9 +71,8 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
             extra[f"{name}.scale"] = gating.scale
         if gating.shift is not None:
             extra |= {f"{name}.shift": gating.shift, f"{name}.offset": np.zeros(weights.shape(name)[0], np.float32)}
-        if gating.predictor is not None:
-            down, up, extra[f"{layer}.predictor.up.bias"] = gating.predictor
-            factors |= {f"{layer}.predictor.down": down, f"{layer}.predictor.up": up}
+        found, vectors = _of_predictor(gating, layer)
+        factors, extra = factors | found, extra | vectors
     extra |= {f"{linear.name}.bias": np.zeros(linear.outputs, np.float32) for linear in added}
     exact = dtype if dtype in {"f32", "bf16"} else "q8"
     added += [Linear(name, exact, "panels", *factor.shape) for name, factor in factors.items()]
@@ -85,6 +88,32 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     for name, factor in factors.items():
         model.arena.store(model.numbers[name], quantise(factor, exact))
     return model
+
+
+def _of_predictor(gating: Gating, layer: str) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """The linears of a gate's own predictor or router, and their vectors, by name."""
+    if gating.router is not None:
+        weight, bias = gating.router
+        return {f"{layer}.mlp.router": weight}, {f"{layer}.mlp.router.bias": bias}
+    if gating.predictor is not None:
+        down, up, bias = gating.predictor
+        return {f"{layer}.predictor.down": down, f"{layer}.predictor.up": up}, {f"{layer}.predictor.up.bias": bias}
+    return {}, {}
+
+
+def _in_blocks(weights: Weights, formats: dict[str, str], gatings: Mapping[str, Gating]) -> Weights:
+    """The weights with the blocks of routers one after the other.
+
+    Columns of down come from blocks of 32 that share a scale, and cannot keep theirs: 4 bits become 8, as rounding them
+    anew would show.
+    """
+    orders = {}
+    for name, gating in gatings.items():
+        if gating.choice == BY_ROUTER:
+            orders[name.partition(".")[0]] = gating.order
+            if formats[name] in {"q4", "q4m"} and isinstance(weights.read(name, 0, 1), Quantised):
+                formats[name] = "q8"
+    return replace(weights, orders=orders)
 
 
 def _need_8_bits(formats: Mapping[str, str], gatings: Mapping[str, Gating]) -> None:
@@ -140,7 +169,7 @@ def assemble(
             continue
         i = model.numbers[name]
         if gating.choice != BY_INPUT:
-            layers[int(name.split(".")[0]), CHOICE] = gating.choice
+            layers[int(name.split(".")[0]), [CHOICE, BLOCK_NEURONS]] = gating.choice, gating.block
         table[i, SELECTOR] = gating.selection.rule
         table[i, GROUP], table[i, KEEP] = gating.selection.group, gating.selection.keep
         thresholds[i] = gating.selection.number

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from sparseact.engine.forward.gating import Gating
-from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_UP
+from sparseact.engine.forward.state import BY_GATE, BY_GUESS, BY_INPUT, BY_PREDICTOR, BY_PROMPT, BY_ROUTER, BY_UP
+from sparseact.engine.quant.layouts import PANEL
 from sparseact.errors import InputError, UnsupportedRecipeError
 from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import transformers_naming
@@ -35,6 +36,7 @@ RUNS = (
     "griffin",
     "deja-vu",
     "leading-bits",
+    "block-router",
     "r-sparse with alpha=1",
 )
 """Policies whose recipes the engine runs."""
@@ -85,6 +87,8 @@ def _gating(
 ) -> Gating:
     selection = gate.selection
     choice = _choice(gate, names, modules)
+    blocks = np.zeros(0, np.int64) if gate.blocks is None else array_of(gate.blocks)
+    sizes = np.bincount(blocks)
     reasons = {
         "it reads a rotation of the inputs": gate.basis is not None,
         "it reads low-rank factors for what is off": gate.low_rank is not None,
@@ -95,6 +99,10 @@ def _gating(
         "it guesses neurons, of which the MLPs have no up": gate.signal.bits > 0 and not architecture.gated,
         f"it chooses among guesses by {type(gate.selector).__name__}": gate.signal.bits > 0
         and selection.rule not in {THRESHOLD, EVERYTHING},
+        f"it routes among blocks by {type(gate.selector).__name__}": choice == BY_ROUTER
+        and selection.rule not in {THRESHOLD, EVERYTHING},
+        f"its blocks are not all of one size that is a multiple of {PANEL}": choice == BY_ROUTER
+        and (sizes[0] % PANEL > 0 or (sizes[:-1] != sizes[0]).any() or sizes[-1] > sizes[0]),
         "it switches heads off token by token": gate.site.kind == "heads" and not gate.frozen,
         f"it decides by {gate.signal.reads} {gate.signal.module}": choice is None,
         "it chooses from the prompt and has a shift": choice == BY_PROMPT and gate.shift is not None,
@@ -124,7 +132,12 @@ def _gating(
         first, second, bias = gate.predictor
         predictor = _floats(first), _floats(second), _floats(bias)
     scale, shift = (None if held is None else _floats(held) for held in (gate.scale, gate.shift))
-    return Gating(selection, scale, shift, choice, predictor)
+    if gate.router is None:
+        return Gating(selection, scale, shift, choice, predictor)
+    order = blocks.argsort(kind="stable")
+    scale, shift = (None if held is None else held[order] for held in (scale, shift))
+    router, block = (_floats(gate.router[0]), _floats(gate.router[1])), int(sizes[0])
+    return Gating(selection, scale, shift, choice, router=router, order=tuple(order.tolist()), block=block)
 
 
 def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int | None:
@@ -139,8 +152,9 @@ def _choice(gate: Gate, names: list[str], modules: dict[str, list[str]]) -> int 
         return None
     index, parts = signal.part
     sources = _linears(signal.module, modules)
-    if signal.reads == "predicted":
-        return BY_PREDICTOR if sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid" else None
+    if signal.reads in {"predicted", "routed"}:
+        known = sources[:1] == [f"{layer}.gate"] and signal.activation == "sigmoid"
+        return {"predicted": BY_PREDICTOR, "routed": BY_ROUTER}[signal.reads] if known else None
     if len(sources) != parts:
         return None
     return {

@@ -42,7 +42,8 @@ def packed_path(weights: Weights, linears: Sequence[Linear]) -> Path | None:
     same = _digest(files, [(linear.format, linear.layout) for linear in linears])
     stats = [path.stat() for path in files]
     state = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-    whole = _digest(state, linears, sorted(weights.places.items()), sources_digest(Path(__file__).parent.glob("*.py")))
+    tensors = sorted(weights.places.items()), sorted(weights.orders.items())
+    whole = _digest(state, linears, *tensors, sources_digest(Path(__file__).parent.glob("*.py")))
     return cache_folder() / "packed" / f"{same}-{whole}"
 
 
