@@ -114,7 +114,7 @@ def test_steps_equal_hooks_on_the_model(name, streamed, threads):
         assert read["1.gate"] == read["1.down"] < 0.8
 
 
-@pytest.mark.parametrize("name", ["sparseact", "cats", "countdown", "deja-vu", "top-p", "leading-bits"])
+@pytest.mark.parametrize("name", ["sparseact", "cats", "countdown", "deja-vu", "top-p", "leading-bits", "block-router"])
 def test_steps_are_the_same_to_the_bit_whoever_of_the_team_takes_part(name):
     """Load on the machine decides how many threads do a step, so it must not decide a bit."""
     policy = LeadingBits(0.5) if name == "leading-bits" else POLICIES[name]

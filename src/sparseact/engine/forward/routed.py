@@ -18,10 +18,10 @@ from sparseact.engine.forward.state import (
     NEURONS,
     ROUTER,
     ROWS,
-    SCALES,
     SCORES,
-    SUMS,
     UP,
+    X_SCALES,
+    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -32,20 +32,38 @@ from sparseact.engine.kernels.gemv_panels import dot_panels
 from sparseact.engine.quant.arena import BIAS, OUTPUTS, SHIFT
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
+from sparseact.engine.threads import MEMBERS
 
 
 @compiled
 def routed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Ask the router, compute the thread's share of the blocks that are on, and add their columns of down."""
-    down, own, block = places[DOWN], buffers.floats[thread], places[BLOCK_NEURONS]
     blocks = tables.linears[places[ROUTER], OUTPUTS]
     if dense == 0:
-        _route(places[ROUTER], blocks, thread, sizes, tables, buffers)
-    scores, limit = own[SCORES], tables.thresholds[down]
-    on = 0
+        _route(places[ROUTER], blocks, thread, tables, buffers)
+    scores, limit, on = buffers.floats[thread, SCORES], tables.thresholds[places[DOWN]], 0
     for number in range(blocks):
         on += 1 if dense != 0 or scores[number] > limit else 0
-    first, last = share(on, thread, sizes.threads)
+    for part in range(thread, len(buffers.floats), buffers.control[MEMBERS]):
+        _routed_part(places, blocks, on, part, dense, thread, sizes, tables, buffers)
+
+
+@compiled
+def _routed_part(
+    places: Any,
+    blocks: int,
+    on: int,
+    part: int,
+    dense: int,
+    thread: int,
+    sizes: Sizes,
+    tables: Tables,
+    buffers: Buffers,
+) -> None:
+    """One part of the blocks that are on, which are `on`."""
+    down, own, block = places[DOWN], buffers.floats[thread], places[BLOCK_NEURONS]
+    scores, limit = own[SCORES], tables.thresholds[down]
+    first, last = share(on, part, len(buffers.floats))
     masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
     for j in range((sizes.neurons + CHUNK - 1) // CHUNK * CHUNK):
         masked[j] = np.float32(0)
@@ -62,16 +80,17 @@ def routed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: T
     for place in (GATE, UP):
         if places[place] >= 0:
             buffers.counts[thread, places[place]] += count
-    add_columns(down, 0, sizes.neurons, count, thread, tables, buffers, buffers.outputs[DOWN, thread])
+    add_columns(down, 0, sizes.neurons, count, thread, tables, buffers, buffers.outputs[DOWN, part])
 
 
 @compiled
-def _route(router: int, blocks: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
+def _route(router: int, blocks: int, thread: int, tables: Tables, buffers: Buffers) -> None:
     """Set the thread's scores[:blocks]."""
-    project(router, thread, sizes.threads, 0, tables, buffers, buffers.outputs[GATE])
-    meet(buffers.control, thread, sizes.threads)
+    threads = buffers.control[MEMBERS]
+    project(router, thread, threads, 0, tables, buffers, buffers.outputs[GATE])
+    meet(buffers.control, thread, threads)
     scores = buffers.floats[thread, SCORES]
-    gather(router, 0, blocks, sizes.threads, tables, buffers.outputs[GATE], scores)
+    gather(router, 0, blocks, tables, buffers.outputs[GATE], scores)
     sigmoid(scores, blocks)
 
 
@@ -94,9 +113,9 @@ def _run_block(places: Any, start: int, stop: int, thread: int, sizes: Sizes, ta
 @compiled
 def _rows_of_block(i: int, start: int, stop: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
     """y[start:stop] = what linear `i` puts out for a block's neurons, whole panels."""
-    own, codes, sums = buffers.floats[thread], buffers.codes[thread, 0], buffers.integers[thread, SUMS]
+    own, codes, sums = buffers.floats[thread], buffers.codes[thread, 0], buffers.integers[thread, X_SUMS]
     first, last = start // PANEL, (stop + PANEL - 1) // PANEL
-    dot_panels(tables.arena, tables.linears, i, first, last, own[X], codes, own[SCALES], sums, y)
+    dot_panels(tables.arena, tables.linears, i, first, last, own[X], codes, own[X_SCALES], sums, y)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
         for j in range(start, stop):
