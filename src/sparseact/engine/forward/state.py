@@ -18,7 +18,7 @@ from sparseact.engine.threads import ARGUMENTS, new_control
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.formats import Floats
 
-PLACES = 27
+PLACES = 29
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
