@@ -47,9 +47,7 @@ def mixing(place, share):
 def test_positions_that_leak_past_the_cut_are_refused(share, monkeypatch):
     model = mixing("model.layers.1.mlp", share)
     monkeypatch.setattr("sparseact.masked.decoding.check_cache", lambda _: None)  # it has no cache for that either
-    with pytest.raises(
-        UnsupportedModelError, match=r"has a gradient at others in .* past the cut"
-    ) as said:
+    with pytest.raises(UnsupportedModelError, match=r"has a gradient at others in .* past the cut") as said:
         sa.attribute(model, tiny_tokenizer(), "Why?", max_new_tokens=3)
     assert len(str(said.value)) < 250
     with pytest.raises(UnsupportedModelError, match="past the cut"):  # the second time without a trial
