@@ -119,10 +119,10 @@ LONG |= {"original_max_position_embeddings": 16}
     ("rope", "context"),
     [
         (LONG, 16),
-        (LONG | {"long_factor": [1.0] * 4}, 64),
+        (LONG | {"long_factor": [1.0] * 4}, 128),
         ({"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 16}, 16),
-        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 16}, 64),
-        ({"rope_type": "default"}, 64),
+        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 16}, 128),
+        ({"rope_type": "default"}, 128),
         ({"full_attention": LONG, "sliding_attention": {"rope_type": "default"}}, 16),
     ],
 )
