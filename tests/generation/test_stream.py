@@ -17,6 +17,9 @@ LETTERS = "abc"
 class Letters:
     """A tokenizer for the tests of stop strings: token i is the i-th letter."""
 
+    def __call__(self, text, **options):
+        return {"input_ids": [LETTERS.index(letter) for letter in text if letter in LETTERS]}
+
     def decode(self, tokens, **options):
         return "".join(LETTERS[token] for token in tokens)
 

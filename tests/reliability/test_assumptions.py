@@ -119,10 +119,10 @@ LONG |= {"original_max_position_embeddings": 16}
     ("rope", "context"),
     [
         (LONG, 16),
-        (LONG | {"long_factor": [1.0] * 4}, 64),
+        (LONG | {"long_factor": [1.0] * 4}, 128),
         ({"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 16}, 16),
-        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 16}, 64),
-        ({"rope_type": "default"}, 64),
+        ({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 16}, 128),
+        ({"rope_type": "default"}, 128),
         ({"full_attention": LONG, "sliding_attention": {"rope_type": "default"}}, 16),
     ],
 )
@@ -148,3 +148,15 @@ def test_longrope_ends_at_the_switch_and_is_right_before_it():
     dense = TEAL(sparsity=0.0).calibrate(model, tokenizer, TEXT)
     evaluation = sa.evaluate(model, tokenizer, TEXT, recipe=dense, context=64, phase="decode", limit=3)
     assert (evaluation.context, evaluation.kl < 1e-5) == (16, True)
+
+
+def test_a_sparse_model_is_not_tried():
+    """Single tokens are sparse there, and several at once are not."""
+    from sparseact.masked.decoding import prefill
+    from sparseact.policies import Phases
+
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    recipe = TEAL(sparsity=0.9, phases=Phases(prefill=False)).calibrate(model, tokenizer, TEXT)
+    with recipe(model):
+        prefill(model, torch.tensor([[5, 6, 7]]))
+    prefill(model, torch.tensor([[5, 6, 7]]))

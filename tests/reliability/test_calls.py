@@ -8,7 +8,7 @@ from transformers import DynamicCache
 import sparseact as sa
 from sparseact.attribution import attribute_in_one_pass, measure_interdependency, path_gradients
 from sparseact.engine.engine import Engine
-from sparseact.errors import SparseactError
+from sparseact.errors import InputError, SparseactError
 from sparseact.masked.decoding import prefill
 from sparseact.policies import TEAL, Griffin, SparseAct
 from sparseact.sites import find_sites
@@ -88,12 +88,12 @@ def test_inference_mode_around_what_differentiates(model):
         path = path_gradients(model, sites[:1], prefix, label, found.keys_values, steps=2)
         again = SparseAct(sparsity=0.4).calibrate(model, tokenizer, TEXT)
         inside = tiny_model("llama")
-        sa.attribute(inside, tokenizer, "Why?", max_new_tokens=3)
-        SparseAct(sparsity=0.4).calibrate(inside, tokenizer, TEXT)
         measure_interdependency(model, wanted, sparsity=(0.5,), cases=2)
     outside = attribute_in_one_pass(model, sites, prefill(model, IDS), torch.tensor([[7, 8, 9]]))
     assert torch.equal(found.gradient[sites[0]], outside.gradient[sites[0]])
     assert path[sites[0]].isfinite().all()
+    with pytest.raises(InputError, match=r"made inside torch\.inference_mode"):
+        sa.attribute(inside, tokenizer, "Why?", max_new_tokens=3)
     assert [gate.selector for gate in again.gates] == [gate.selector for gate in recipe.gates]
 
 

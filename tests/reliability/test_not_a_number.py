@@ -227,6 +227,7 @@ def test_a_perplexity_without_end_is_null_in_json():
 @pytest.mark.parametrize("option", ["--temperature", "--top-p", "--min-p", "--repetition-penalty"])
 def test_an_option_that_is_no_number(option, tmp_path, capsys):
     model = save(tiny_model("llama"), tmp_path)
+    capsys.readouterr()
     assert main(["generate", "--model", model, "--prompt", "Why?", option, "nan"]) == USERS_MISTAKE
     assert capsys.readouterr().err.startswith(f"sparseact: {option}: nan is not")
 

@@ -1,5 +1,6 @@
 """The folder of a sweep: its columns are those of the schema and the docs, and it outlives its process."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -56,6 +57,7 @@ def test_a_killed_sweep_has_lost_no_prompt_that_was_done(tmp_path):
     again = SweepFolder(tmp_path, meta())
     assert again.done == set(range(7))
     assert again.samples == folder.samples
+    assert all(math.isnan(row["value"]) for row in again.diagnostics)
     assert (again.meta["seconds"], again.meta["prompts_done"]) == (16.0, 7)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("diagnostics.parquet", "meta.json", "samples.parquet", "sweep.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def max_sparsity(
     Raises:
         InputError: a negative increase, or a text that is too short.
     """
-    if not increase >= 0:
+    if not 0 <= increase < math.inf:
         raise InputError(f"max_perplexity_increase: {increase} is not 0 or more")
     cut = int(len(text) * CALIBRATION_SHARE)
 

@@ -67,10 +67,14 @@ def score(
             chat=chat,
             seed=shared.seed,
         )
-        save_somewhere(out, scores.save)
         values = {name: value.float().cpu().numpy() for name, value in scores.values.items()}
         words = [tokenizer.decode([token]) for token in scores.tokens.tolist()]
-        write_heatmap(values, words, out / "heatmap.png", title=f"{metric}: {prompt}")
+
+        def save(folder: Path) -> None:
+            scores.save(folder)
+            write_heatmap(values, words, folder / "heatmap.png", title=f"{metric}: {prompt}")
+
+        save_somewhere(out, save)
         text = answered = tokenizer.decode(scores.tokens)
         used = str(language_model.device)
         record: dict[str, Any] = {"out": str(out), "model": model, "metric": metric, "device": used}

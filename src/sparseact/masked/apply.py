@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparseact.errors import InputError, SparseactError
+from sparseact.masked.cache_check import not_now
 from sparseact.masked.clock import Clock, read_clock
 from sparseact.masked.density import Density
 from sparseact.masked.gate import correction, guess, keep, on_device, pass_to_router, predict, rotate, route, signal_of
@@ -77,6 +78,7 @@ def run_gates(
         pass_.clock = read_clock(kwargs | ({"input_ids": args[0]} if args else {}), phases)
 
     with ExitStack() as stack:
+        stack.enter_context(not_now(model))
         stack.callback(model.register_forward_pre_hook(tick, with_kwargs=True).remove)
         for gate in by_site.values():
             if gate.signal.reads == "output":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,9 @@ TOKENS, PROMPT = 8, 5
 _REASONS: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 """Of the models that were tried: what is wrong, or nothing."""
 
+_SPARSE: list[PreTrainedModel] = []
+"""Models that are not to be tried now."""
+
 
 def check_cache(model: PreTrainedModel) -> None:
     """Refuse a model that says something else after a cached text than after the same text read anew.
@@ -28,9 +33,21 @@ def check_cache(model: PreTrainedModel) -> None:
         UnsupportedModelError: it ignores the cache, or keeps something else in it.
     """
     if model not in _REASONS:
+        if any(sparse is model for sparse in _SPARSE):
+            return
         _REASONS[model] = _what_is_wrong(model)
     if reason := _REASONS[model]:
         raise UnsupportedModelError(f"model: {type(model).__name__}: {reason}, on which all measurements here stand")
+
+
+@contextmanager
+def not_now(model: PreTrainedModel) -> Iterator[None]:
+    """Leave out the trial inside the block: the model is sparse, for single tokens in another way than for several."""
+    _SPARSE.append(model)
+    try:
+        yield
+    finally:
+        _SPARSE.remove(model)
 
 
 def trial_tokens(model: PreTrainedModel) -> Tensor:
@@ -63,6 +80,7 @@ def _what_is_wrong(model: PreTrainedModel) -> str:
         return f"it does not run with a cache of keys and values ({first_line(error)})"
     finally:
         model.train(was_training)
-    if not bool(whole.isfinite().all()):  # said where its logits are read
+    found = torch.cat(parts, dim=1)
+    if not bool((found + whole).isfinite().all()):  # said where its logits are read
         return ""
-    return "" if is_close(torch.cat(parts, dim=1), whole) else "its logits differ with cached keys and values"
+    return "" if is_close(found, whole) else "its logits differ with cached keys and values"

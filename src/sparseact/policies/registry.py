@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
 from importlib import import_module
@@ -124,6 +125,8 @@ def _check_options(name: str, policy: Any, options: Mapping[str, Any]) -> None:
         default = defaults[option]
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
             raise InputError(f"option: {option}: {value!r} is not a {type(default).__name__}, as {default!r} is")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"option: {option}: {value} is not a finite number")
         allowed = get_args(get_type_hints(policy)[option])
         if allowed and value not in allowed:
             raise unknown_name(f"option: {option}", str(value), allowed)

@@ -84,8 +84,13 @@ def capture(model: nn.Module, sites: Sequence[Site], *, gradient: bool = False) 
 
     With `gradient`, what is recorded is part of the graph and can be differentiated with respect to,
     whether or not the model's parameters require gradients.
+
+    Raises:
+        InputError: with `gradient`, the model was made inside torch.inference_mode.
     """
     recorded: dict[Site, Tensor] = {}
+    if gradient and any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError("model: it was made inside torch.inference_mode, where nothing can be differentiated")
 
     def record(site: Site, x: Tensor) -> Tensor:
         if gradient and not x.requires_grad:

@@ -7,6 +7,7 @@ first, second, fourth, eighth ... and at the end; the rows of the prompts betwee
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ class SweepFolder:
         if len(self.done).bit_count() == 1:  # a power of two
             self.write()
         else:
-            write_json(self._parts / f"{prompt:08}.json", [prompt, self.meta["seconds"], samples, diagnostics])
+            part = [prompt, self.meta["seconds"], samples, diagnostics]
+            write_json(self._parts / f"{prompt:08}.json", part, nulls=True)
 
     def write(self) -> None:
         """Write all files, samples.parquet last but for the table made from it: it says what is done."""
@@ -101,10 +103,15 @@ class SweepFolder:
         for prompt, seconds, samples, rows in parts:
             if prompt not in self.done:
                 self.done.add(prompt)
-                self.samples += samples
-                self.diagnostics += rows
+                self.samples += map(_with_nan, samples)
+                self.diagnostics += map(_with_nan, rows)
                 self.meta |= {"seconds": seconds, "prompts_done": len(self.done)}
         self.write_rest()
+
+
+def _with_nan(row: Row) -> Row:
+    """A row as it was before JSON, which has no NaN: what is not defined for a prompt."""
+    return {key: math.nan if value is None else value for key, value in row.items()}
 
 
 def _difference(before: Row, now: Row, keys: Sequence[str]) -> str:

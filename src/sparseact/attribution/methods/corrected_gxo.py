@@ -6,6 +6,7 @@ typical component is ||g|| / sqrt(units), with an a for neurons and one for head
 half of the built-in questions (benchmarks/tune_correction.py, docs/results/song2024.md).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,7 +42,7 @@ class CorrectedGxO(Metric):
     colour, marker = "#E0670A", "o"
 
     def __post_init__(self) -> None:
-        if self.correction != "auto" and not self.correction >= 0:
+        if self.correction != "auto" and not 0 <= self.correction < math.inf:
             raise InputError(f"correction: {self.correction} is not a number of at least 0, or auto")
         if self.heads_formula not in get_args(HeadsFormula):
             raise unknown_name("heads_formula: unknown formula", self.heads_formula, get_args(HeadsFormula))

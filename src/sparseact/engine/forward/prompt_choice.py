@@ -51,7 +51,7 @@ class PromptScores:
         The numbers of the heads go into the rows of `heads` [layers, heads].
         """
         for name, gating in self.gatings.items():
-            (units,) = gating.on(self.squares[name][None])[0].nonzero()
+            (units,) = gating.on(self.squares[name][None].copy())[0].nonzero()
             layer, _, part = name.partition(".")
             if part == "o":
                 heads[int(layer), : len(units)] = units
