@@ -184,8 +184,8 @@ def _looked_at(module: str, weights: Weights, modules: dict[str, list[str]]) -> 
             whole[slice(None) if rows is None else rows] = weights.floats(name)
         whole = whole.T if transposed else whole
         return module, whole.shape, whole.flatten()[:: places.step]
-    rows = (divmod(place, shape[1]) for place in places)  # a few numbers of a large tensor
-    return module, shape, np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in rows], np.float32)
+    looked = (divmod(place, shape[1]) for place in places)  # a few numbers of a large tensor
+    return module, shape, np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in looked], np.float32)
 
 
 def _stored_rows(name: str, weights: Weights, naming: Naming) -> Array | None:
