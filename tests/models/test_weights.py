@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_files import ARCHITECTURES, finish, write_gguf
+from gguf_files import finish, write_gguf
 from safetensors.torch import load_file, save_file
 
 from sparseact.engine.forward.prefill import Cache, Forward
@@ -91,7 +91,10 @@ def test_a_tied_head_is_held_once(tmp_path):
     assert "head" in open_weights(tiny_model("llama"))
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi", "gpt2", "phi3", "gpt-neox", "stablelm"],
+)
 @pytest.mark.parametrize("quantised", ["F32", "BF16", "Q8_0", "Q4_1"])
 def test_a_gguf_file_runs_as_transformers_runs_its_numbers(family, quantised, tmp_path):
     model = tiny_model(family)

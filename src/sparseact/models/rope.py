@@ -78,17 +78,18 @@ def rotation(parameters: Mapping[str, Any], rotary_dim: int, context: int, *, wh
         )
     # float32 as transformers computes them, so that far positions get the same angles.
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    plain: Any = (1.0 / np.float32(parameters["rope_theta"]) ** exponents).astype(np.float32)
+    powers: Any = np.float32(parameters["rope_theta"]) ** exponents
+    plain: Any = (1.0 / powers).astype(np.float32)
     scale, limit = 1.0, 0
     if kind == "linear":
         plain = plain / np.float32(parameters["factor"])
     elif kind == "llama3":
         plain = _llama3(plain, parameters)
     elif kind == "yarn":
-        plain, scale = _yarn(plain, parameters, context), _yarn_scale(parameters, context)
+        plain, scale = _yarn(powers, parameters, context), _yarn_scale(parameters, context)
     elif kind == "longrope":
         factors, original = parameters["short_factor"], parameters["original_max_position_embeddings"]
-        plain = plain / np.asarray(factors, dtype=np.float32)
+        plain = 1 / (np.asarray(factors, dtype=np.float32) * powers)
         scale = _longrope_scale(parameters, context)
         limit = 0 if factors == parameters["long_factor"] else original
     elif kind == "dynamic":
@@ -109,9 +110,9 @@ def _factor(parameters: Mapping[str, Any], context: int) -> float:
     return float(parameters.get("factor") or context / parameters["original_max_position_embeddings"])
 
 
-def _yarn(plain: Any, parameters: Mapping[str, Any], context: int) -> Any:
+def _yarn(powers: Any, parameters: Mapping[str, Any], context: int) -> Any:
     """Low frequencies divided by the factor, high ones kept, a ramp by the pair's number between (arXiv 2309.00071)."""
-    base, pairs = parameters["rope_theta"], len(plain)
+    base, pairs = parameters["rope_theta"], len(powers)
 
     def pair_that_turns(times: float) -> float:
         original = parameters["original_max_position_embeddings"]
@@ -123,8 +124,9 @@ def _yarn(plain: Any, parameters: Mapping[str, Any], context: int) -> Any:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, 2 * pairs - 1)
     last += 0.001 if first == last else 0.0
-    ramp = np.clip((np.arange(pairs, dtype=np.float32) - first) / (last - first), 0, 1)
-    return plain / np.float32(_factor(parameters, context)) * ramp + plain * (1 - ramp)
+    ramp = np.clip((np.arange(pairs, dtype=np.float32) - np.float32(first)) / np.float32(last - first), 0, 1)
+    kept = 1 - ramp
+    return 1 / (np.float32(_factor(parameters, context)) * powers) * (1 - kept) + 1 / powers * kept
 
 
 def _yarn_scale(parameters: Mapping[str, Any], context: int) -> float:

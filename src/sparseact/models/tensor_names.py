@@ -122,7 +122,7 @@ def find_places(
     expected = architecture.shapes
     places = {}
     for name, shape in expected.items():
-        place, rows = _place(name, architecture, naming, prefix)
+        place, rows = place_of(name, architecture, naming, prefix)
         stored = (rows, *shape[1:])[:: -1 if place.transposed else 1]
         if place.name not in shapes and not architecture.optional(name):
             raise InputError(f"{where}: the tensor {place.name} is missing")
@@ -140,7 +140,7 @@ def find_places(
     return places
 
 
-def _place(name: str, architecture: Architecture, naming: Naming, prefix: str) -> tuple[Place, int]:
+def place_of(name: str, architecture: Architecture, naming: Naming, prefix: str = "") -> tuple[Place, int]:
     """The place of one tensor, and how many rows the source's tensor must have."""
     stem, kind = (name.removesuffix(".bias"), "bias") if name.endswith(".bias") else (name, "weight")
     layer, _, part = stem.rpartition(".")

@@ -56,6 +56,8 @@ def test_norms_equal_numpy(n, seed):
     layer_norm(x, n, vectors, 0, n, np.float32(1e-5), y)
     expected = (x - x.mean()) / np.sqrt(x.var() + 1e-5) * weight + bias
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=2e-4)
+    layer_norm(x, n, vectors, 0, -1, np.float32(1e-5), y)  # none
+    np.testing.assert_allclose(y, expected - bias, rtol=1e-4, atol=2e-4)
 
 
 @settings(max_examples=40, deadline=None)

@@ -135,6 +135,7 @@ def test_learned_positions_end_with_the_model():
         (Activation.GELU, "gelu"),
         (Activation.GELU_TANH, "gelu_new"),
         (Activation.RELU, "relu"),
+        (Activation.RELU_SQUARED, "relu2"),
     ],
 )
 def test_activations_equal_those_of_transformers(activation, name):

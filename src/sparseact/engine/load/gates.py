@@ -13,7 +13,8 @@ from sparseact.engine.quant.layouts import PANEL
 from sparseact.errors import InputError, UnsupportedRecipeError
 from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import transformers_naming
-from sparseact.models.formats import Floats
+from sparseact.models.formats import Array, Floats
+from sparseact.models.tensor_names import Naming, place_of
 from sparseact.models.weights import Weights
 from sparseact.recipes.fingerprint import fingerprint, is_same, sampled
 from sparseact.recipes.gate import Gate, Values, array_of
@@ -186,13 +187,27 @@ def _linears(module: str, modules: dict[str, list[str]]) -> list[str]:
 
 def _looked_at(module: str, weights: Weights, modules: dict[str, list[str]]) -> tuple[str, tuple[int, ...], Floats]:
     """Name, shape and some values of the weight of a transformers module, for the recipe's fingerprint."""
-    names = _linears(module, modules)
+    names, naming = _linears(module, modules), transformers_naming(weights.architecture.family)
     shape = (sum(weights.shape(name)[0] for name in names), weights.shape(names[0])[1])
-    transposed = transformers_naming(weights.architecture.family).transposed and names[0] not in {"embed", "head"}
+    transposed = naming.transposed and names[0] not in {"embed", "head"}
+    stored = [_stored_rows(name, weights, naming) for name in names]
     places = sampled(shape)
-    if transposed or len(names) > 1:
-        whole = np.concatenate([weights.floats(name) for name in names])
+    if transposed or len(names) > 1 or stored[0] is not None:
+        whole = np.empty(shape, np.float32)
+        for name, rows in zip(names, stored, strict=True):
+            whole[slice(None) if rows is None else rows] = weights.floats(name)
         whole = whole.T if transposed else whole
         return module, whole.shape, whole.flatten()[:: places.step]
-    rows = (divmod(place, shape[1]) for place in places)  # a few numbers of a large tensor
-    return module, shape, np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in rows], np.float32)
+    looked = (divmod(place, shape[1]) for place in places)  # a few numbers of a large tensor
+    return module, shape, np.array([weights.floats(names[0], row, row + 1)[0, j] for row, j in looked], np.float32)
+
+
+def _stored_rows(name: str, weights: Weights, naming: Naming) -> Array | None:
+    """Where a linear's rows stand in its module of transformers; None where it is all of it, in order."""
+    if name in {"embed", "head"}:
+        return None
+    place, count = place_of(name, weights.architecture, naming)
+    rows, own = place.rows(weights.shape(name)[0]), weights.shape(name)[0]
+    if rows is None:
+        return None if own == count else np.arange(place.first, place.first + own)
+    return place.first + rows
