@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import Olmo2ForCausalLM
 
 from sparseact.bench.rates import Spread
 from sparseact.bench.shapes import shape_of
@@ -181,7 +182,22 @@ def test_speeds_on_a_busy_machine_say_so(found):
     assert "Other programs" not in as_text(replace(found, speed=quiet), model="tiny", dtype="f32", threads=1)
 
 
-def test_a_family_without_the_engine_has_no_speed(monkeypatch):
+def test_all_rules_are_calibrated_by_one_pass(monkeypatch):
+    passed, forward = {True: 0, False: 0}, Olmo2ForCausalLM.forward  # of which there is no engine, that would compile
+
+    def counted(self, input_ids, **kwargs):
+        passed[torch.is_grad_enabled()] += input_ids.numel()
+        return forward(self, input_ids, **kwargs)
+
+    monkeypatch.setattr(Olmo2ForCausalLM, "forward", counted)
+    model, layers, recipes = tiny_model("olmo2"), 3, 3 + 7  # of the oracle, and of three rules
+    check(model, tiny_tokenizer(), TEXT, tokens=256, progress=False)
+    assert passed[True] <= outlook.CALIBRATED
+    most = 256 * (1 + recipes) + 128 * (1 + layers)
+    assert 0.8 * most < passed[False] <= most  # the last window may be shorter
+
+
+def test_a_family_without_the_engine_has_no_speed():
     found = check(tiny_model("olmo2"), tiny_tokenizer(), TEXT, tokens=256, progress=False)
     assert found.speed == {}
     assert "olmo2" in found.no_speed

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import sparseact as sa
-from sparseact.errors import InputError, UnsupportedModelError
+from sparseact import errors
+from sparseact.errors import InputError, MissingExtraError, UnsupportedModelError
 from sparseact.policies import load_recipe
 from sparseact.testing.tiny import POSITIONS, tiny_model, tiny_tokenizer
 from sparseact.training import Options, methods
@@ -295,6 +296,13 @@ def test_ctrl_c_says_where_it_goes_on(tmp_path, text_file, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as stop:
         trained(tmp_path, text_file, checkpoint_every=3)
     assert "goes on from the checkpoint of step 6" in stop.value.__notes__[0]
+
+
+def test_what_the_page_needs_is_asked_for_before_hours_of_work(tmp_path, text_file, monkeypatch):
+    monkeypatch.setattr(errors, "find_spec", lambda package: None if package == "matplotlib" else package)
+    with pytest.raises(MissingExtraError, match="matplotlib"):
+        trained(tmp_path / "out", text_file)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_short_text_is_refused(tmp_path):

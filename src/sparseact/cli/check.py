@@ -44,7 +44,7 @@ def check(
         read = load_text(text) if text is not None else None
         language_model, tokenizer = load(model, device=shared.device)
         if read is None:
-            read = write_text(language_model, tokenizer, tokens=2 * tokens + 256, seed=shared.seed)
+            read = write_text(language_model, tokenizer, tokens=2 * tokens + 512, seed=shared.seed)
         threads = shared.threads or processors()
         outlook = check(
             language_model,

@@ -6,7 +6,7 @@ guess   leading-bits: a guess of h by half of the bits of gate and up
 inputs  the default policy on the inputs of all linears
 
 Each keeps the highest scores of each token, by its policy's own budget. A calibrated recipe has thresholds instead; to
-fit them takes three passes for each rule and share, and changes little.
+fit them takes three passes for each rule and share.
 """
 
 from __future__ import annotations
