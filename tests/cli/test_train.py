@@ -39,7 +39,7 @@ def test_one_json_object_with_the_qualities_and_what_it_will_take_on_standard_er
     assert record["recipe"] == str(tmp_path / "out" / "recipe")
     assert record["after"][text]["kl"] > 0
     assert record["before"][text]["perplexity_dense"] == record["after"][text]["perplexity_dense"]
-    assert "sparseact: cats: 256 tokens in 4 steps, about" in err
+    assert "sparseact: training cats: 192 more tokens in 3 steps, about" in err  # by the first of four
     assert main([*command, "--method", "cats", "--out", str(tmp_path / "out"), "--lr", "1e-5"]) == USERS_MISTAKE
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("sparseact: --out: ")
