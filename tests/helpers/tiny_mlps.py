@@ -39,15 +39,19 @@ def mlp_of(model, layer: int):
     """(gate, up, down, act) as (weight, bias) pairs; up is None in an ungated MLP."""
     sites = find_sites(model, "mlp")
     block = model.get_submodule(sites[layer].block)
-    mlp = getattr(block, "mlp", block)
+    mlp = getattr(block, "mlp", getattr(block, "shared_mlp", block))
 
     def pair(module):
         weight = module.weight.detach()
         return (weight.T if isinstance(module, Conv1D) else weight), getattr(module, "bias", None)
 
-    for names in (("gate_proj", "up_proj", "down_proj"), ("fc1", "fc2"), ("c_fc", "c_proj"), ("dense_h_to_4h", "")):
+    ungated = (("fc1", "fc2"), ("c_fc", "c_proj"), ("dense_h_to_4h", ""), ("up_proj", "down_proj"))
+    for names in (("gate_proj", "up_proj", "down_proj"), *ungated):
         if hasattr(mlp, names[0]):
             break
+    if hasattr(mlp, "input_linear"):
+        gate, up = mlp.input_linear.weight.detach().chunk(2)
+        return (gate, None), (up, None), pair(mlp.output_linear), mlp.activation
     if hasattr(mlp, "gate_up_proj"):
         gate, up = mlp.gate_up_proj.weight.detach().chunk(2)
         return (gate, None), (up, None), pair(mlp.down_proj), mlp.activation_fn
