@@ -80,20 +80,22 @@ def test_each_layer_is_trained_on_its_own_before_all_together(tmp_path, text_fil
     log = json.loads((tmp_path / "train.json").read_text())["log"]
     assert [row["local"] for row in log] == [True] * 12 + [False] * 12
     local, end_to_end = [row["loss"] for row in log[:12]], [row["loss"] for row in log[12:]]
-    assert local[-1] < 0.8 * local[0]
-    assert end_to_end[-1] < 0.9 * end_to_end[0] < 0.9 * before.kl
-    assert after.kl < 0.6 * before.kl
+    assert sum(local[-2:]) < 0.9 * sum(local[:2])
+    assert end_to_end[0] < 0.9 * before.kl  # layer by layer has helped the whole
+    assert sum(end_to_end[-2:]) < 0.9 * sum(end_to_end[:2])
+    assert after.kl < 0.7 * before.kl
     assert (tmp_path / "report.html").read_text().count("<svg") == 3
 
 
 def test_routers_are_learned_or_left_as_they_were(tmp_path, text_file):
-    pairs = []
-    for rate in (1e-2, 0.0):
-        trained(tmp_path / str(rate), text_file, **ROUTED, router_lr=rate)
-        pairs.append([gate.router[0] for gate in load_recipe(tmp_path / str(rate) / "recipe").gates])
-    recipe = sa.policies.BlockRouter(0.5, block=16).calibrate(tiny_model("llama"), tiny_tokenizer(), "a b")
-    assert recipe.gates[0].router[0].shape == pairs[0][0].shape
-    assert all(not np.array_equal(one, other) for one, other in zip(*pairs, strict=True))
+    found = {}
+    for name, options in {"start": {"tokens": 0}, "left": {"router_lr": 0.0}, "learned": {}}.items():
+        trained(tmp_path / name, text_file, **ROUTED, **options)
+        found[name] = load_recipe(tmp_path / name / "recipe").gates
+    for start, left, learned in zip(*found.values(), strict=True):
+        assert np.array_equal(start.router[0], left.router[0])
+        assert not np.array_equal(start.router[0], learned.router[0])
+        assert np.array_equal(start.blocks, learned.blocks)
 
 
 def test_embeddings_and_head_stay_as_they_were(tmp_path, text_file):
