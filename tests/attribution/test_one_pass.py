@@ -279,6 +279,14 @@ def test_contexts_of_two_models_do_not_mix(llama):
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_gradients_that_are_not_finite_are_refused(llama, broken):
-    llama.model.layers[1].mlp.gate_proj.weight.data[0, 0] = broken
+    def spoil(_, __, output):
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * broken)
+
+    hook = llama.model.norm.register_forward_hook(spoil)
     with pytest.raises(InputError, match=r"the gradient at model\.layers\.\d\.\w+\.\w+ is not finite"):
+        attribute_in_one_pass(llama, find_sites(llama), prefill(llama, tokens(PROMPT)), tokens(STEPS))
+    hook.remove()
+    llama.model.layers[1].mlp.gate_proj.weight.data[0, 0] = broken
+    with pytest.raises(InputError, match="the model's logits are not finite"):
         attribute_in_one_pass(llama, find_sites(llama), prefill(llama, tokens(PROMPT)), tokens(STEPS))
