@@ -161,8 +161,10 @@ def test_a_mistake_is_one_line_and_exit_2(run, arguments, said):
 @pytest.fixture(scope="module")
 def torchs(place):
     """A family and a recipe that the engine does not run."""
-    tiny_model("olmo2").save_pretrained(place / "olmo")
-    tiny_tokenizer().save_pretrained(place / "olmo")
+    model = tiny_model("llama")
+    model.config.hidden_act = "mish"  # which the engine has not
+    model.save_pretrained(place / "mish")
+    tiny_tokenizer().save_pretrained(place / "mish")
     arguments = ["--policy", "r-sparse", "--option", "alpha=0.5", "--sparsity", "0.5", "--text", str(place / "a.txt")]
     assert main(["calibrate", *arguments, "--out", str(place / "low-rank"), "--model", str(place / "model")]) == 0
 
@@ -170,7 +172,7 @@ def torchs(place):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", "olmo"], "olmo2"),
+        (["--model", "mish"], "no activation 'mish'"),
         (["--model", "model", "--recipe", "low-rank"], "the engine does not run r-sparse"),
         (["--model", "model", "--dtype", "bfloat16"], "not bfloat16"),
     ],
@@ -192,7 +194,7 @@ def test_without_torch_a_line_says_what_needs_it(place, torchs, capsys, monkeypa
     monkeypatch.chdir(place)
     monkeypatch.setattr(answer, "find_spec", lambda package: None)
     for arguments, why in [
-        (["--model", "olmo"], "olmo2"),
+        (["--model", "mish"], "no activation 'mish'"),
         (["--model", "model", "--engine", "torch"], "sparseact: torch"),
     ]:
         assert main([*GENERATE, *arguments]) == USERS_MISTAKE
