@@ -58,7 +58,9 @@ class SweepFolder:
         if len(self.done).bit_count() == 1:  # a power of two
             self.write()
         else:
-            write_json(self._parts / f"{prompt:08}.json", [prompt, self.meta["seconds"], samples, diagnostics])
+            # Not a number stands where a column has nothing to say, as the level of a diagnosis of all of them.
+            part = [prompt, self.meta["seconds"], samples, diagnostics]
+            write_json(self._parts / f"{prompt:08}.json", part, nulls=True)
 
     def write(self) -> None:
         """Write all files, samples.parquet last but for the table made from it: it says what is done."""
@@ -101,10 +103,14 @@ class SweepFolder:
         for prompt, seconds, samples, rows in parts:
             if prompt not in self.done:
                 self.done.add(prompt)
-                self.samples += samples
-                self.diagnostics += rows
+                self.samples += map(_without_nulls, samples)
+                self.diagnostics += map(_without_nulls, rows)
                 self.meta |= {"seconds": seconds, "prompts_done": len(self.done)}
         self.write_rest()
+
+
+def _without_nulls(row: Row) -> Row:
+    return {name: float("nan") if value is None else value for name, value in row.items()}
 
 
 def _difference(before: Row, now: Row, keys: Sequence[str]) -> str:

@@ -21,14 +21,17 @@ def to_json(record: Any, *, indent: int | None = None, ascii_only: bool = False)
         return json.dumps(_with_nulls(record), **options)
 
 
-def write_json(path: Path, record: Any, *, indent: int | None = None) -> None:
+def write_json(path: Path, record: Any, *, indent: int | None = None, nulls: bool = False) -> None:
     """Write a record as a file of JSON that is read again, so that every number in it must be finite.
+
+    Args:
+        nulls: write null for one that is not, where the reader knows what that means.
 
     Raises:
         InputError: one is not, or the place cannot be written.
     """
     try:
-        text = json.dumps(record, ensure_ascii=False, indent=indent, allow_nan=False)
+        text = json.dumps(_with_nulls(record) if nulls else record, ensure_ascii=False, indent=indent, allow_nan=False)
     except ValueError as error:
         raise InputError(f"{path}: not written, for it would hold a number that is not finite") from error
     with write_atomically(path) as temporary:
