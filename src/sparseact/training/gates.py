@@ -132,12 +132,14 @@ class LiveGates:
 
     def numbers(self) -> dict[str, float]:
         """What is steered, by the site's name, for a checkpoint."""
-        return {site.name: _number(gate.selector) for site, gate in self.by_site.items()}
+        numbers = {site.name: _number(gate.selector) for site, gate in self.by_site.items()}
+        return {name: number for name, number in numbers.items() if not math.isnan(number)}
 
     def set_numbers(self, numbers: Mapping[str, float]) -> None:
         """Put a checkpoint's numbers in."""
         for site, gate in self.by_site.items():
-            self.by_site[site] = replace(gate, selector=_with_number(gate.selector, numbers[site.name]))
+            if site.name in numbers:
+                self.by_site[site] = replace(gate, selector=_with_number(gate.selector, numbers[site.name]))
 
     def recipe(self, model: PreTrainedModel, windows: Tensor, meta: dict[str, Any]) -> Recipe:
         """The recipe for the weights as they are now, with this training's levels and constants.
