@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=KINDS, help="these kinds; the rows of others stay")
     parser.add_argument("--count", type=int, default=1000, help="bad inputs")
-    parser.add_argument("--inputs", type=int, nargs="+", help="the bad inputs of these numbers alone, and what they say")
+    parser.add_argument("--inputs", type=int, nargs="+", help="bad inputs of these numbers, and what they say")
     parser.add_argument("--kills", type=int, default=20, help="kills -9, of a sweep and of calibrate each")
     parser.add_argument("--processes", type=int, default=20, help="that start on one cold cache")
     parser.add_argument("--texts", type=int, default=10_000, help="that are generated")

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiny_gguf import write_tiny_gguf
 
 from sparseact.models import cached_folder, load
-from tiny_gguf import write_tiny_gguf
 
 NO_WEIGHTS = "the weights of smollm2 are not in the cache; get them with: make env"
 

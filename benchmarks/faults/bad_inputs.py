@@ -25,7 +25,24 @@ TEXT, OUT = ("--text", "text.txt"), ("--out", "out")
 BENCH = ("bench", *IN_FOLDER, "--dtype", "f32", "--rounds", "1", "--prompt-tokens", "8", "--tokens", "4")
 BENCH += ("--context", "24", "--threads", "1", *WITH_RECIPE, *TEXT)
 CHECK = ("check", "model", "--tokens", "32", "--dtype", "f32", "--threads", "1", *TEXT)
-VALUES = ("", " ", "-1", "0", "nan", "inf", "1e999", "1.5", "abc", "🦙", "\udcff", "a,b,,c", "--", "x" * 5000, "true", "%")
+VALUES = (
+    "",
+    " ",
+    "-1",
+    "0",
+    "nan",
+    "inf",
+    "1e999",
+    "1.5",
+    "abc",
+    "🦙",
+    "\udcff",
+    "a,b,,c",
+    "--",
+    "x" * 5000,
+    "true",
+    "%",
+)
 VALUES += ("../nowhere", "/dev/null", "/", ",", "1\n2", "null", "text.txt", "model", "99999999999999999999")
 LONG_RUNS = {"--rounds", "--threads", "--tokens"}  # a large number is no mistake there, and would run for long
 
@@ -67,12 +84,30 @@ _RECIPES = (
 _HALF_DONE = (
     Case(
         (*SWEEP, *PROMPTS, "--out", "sweep", *IN_FOLDER),
-        (*(f"sweep/{name}" for name in ("meta.json", "samples.parquet", "diagnostics.parquet")), "sweep/prompts/00000001.json"),
+        (
+            *(f"sweep/{name}" for name in ("meta.json", "samples.parquet", "diagnostics.parquet")),
+            "sweep/prompts/00000001.json",
+        ),
     ),
     Case((*TRAIN, *TEXT, "--out", "train", *IN_FOLDER), ("train/checkpoint/*",)),
 )
 _ARGUMENTS = (
-    Case((*GENERATE, "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--min-p", "0.1", "--seed", "1", *IN_FOLDER)),
+    Case(
+        (
+            *GENERATE,
+            "--temperature",
+            "0.5",
+            "--top-k",
+            "3",
+            "--top-p",
+            "0.9",
+            "--min-p",
+            "0.1",
+            "--seed",
+            "1",
+            *IN_FOLDER,
+        )
+    ),
     Case((*EVAL, "--stride", "16", "--phase", "decode", "--dtype", "float32", *TEXT, *WITH_RECIPE, *IN_FOLDER)),
     Case((*CALIBRATE, "--option", "greedy=false", *TEXT, *OUT, *IN_FOLDER)),
     Case((*SWEEP, "--heads-sparsity", "0.5", "--correction", "auto", "--ig-steps", "2", *PROMPTS, *OUT, *IN_FOLDER)),
@@ -102,8 +137,8 @@ def bad_inputs(place: Path, numbers: list[int], processes: int, tell: Callable[[
 
     def works() -> Iterator[Callable[[], object]]:
         for number, folder in zip(numbers, folders, strict=True):
-            stories[number] = what, arguments = spoil(place / "originals", folder, number)
-            yield command(*arguments)
+            stories[number] = spoil(place / "originals", folder, number)
+            yield command(*stories[number][1])
 
     for index, ended in run_all(works(), folders, processes):
         number, folder = numbers[index], folders[index]
@@ -124,7 +159,9 @@ def spoil(originals: Path, folder: Path, number: int) -> tuple[str, tuple[str, .
     shutil.copytree(originals, folder)
     if not case.files:
         return _other_arguments(case.arguments, random)
-    paths = [path for file in case.files for path in sorted(folder.glob(file)) if path.is_file() and path.stat().st_size]
+    paths = [
+        path for file in case.files for path in sorted(folder.glob(file)) if path.is_file() and path.stat().st_size
+    ]
     return damage_file(random.choice(paths), random), case.arguments
 
 

@@ -31,6 +31,7 @@ class Ended:
     out: str
     err: str
     seconds: float
+    place: Path
     result: Any = None
 
     def fault(self, *fine: int) -> str:
@@ -56,12 +57,13 @@ class Child:
     pid: int
     place: Path
     started: float
+    limit: float = LIMIT
 
     def poll(self) -> Ended | None:
-        """How it ended, if it has; after `LIMIT` it is ended."""
+        """How it ended, if it has; after its limit it is ended."""
         pid, code = os.waitpid(self.pid, os.WNOHANG)
         seconds = time.monotonic() - self.started
-        if not pid and seconds < LIMIT:
+        if not pid and seconds < self.limit:
             return None
         if not pid:
             os.kill(self.pid, signal.SIGKILL)
@@ -69,7 +71,7 @@ class Child:
         out, err = ((self.place / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr"))
         result = self.place / "result.json"
         found = json.loads(result.read_bytes()) if result.exists() else None
-        return Ended(os.waitstatus_to_exitcode(code) if pid else None, out, err, seconds, found)
+        return Ended(os.waitstatus_to_exitcode(code) if pid else None, out, err, seconds, self.place, found)
 
     def wait(self) -> Ended:
         """How it ended."""
@@ -85,7 +87,9 @@ def import_everything() -> None:
         import_module(name)
 
 
-def fork(work: Callable[[], object], place: Path, environment: Mapping[str, str] | None = None) -> Child:
+def fork(
+    work: Callable[[], object], place: Path, environment: Mapping[str, str] | None = None, limit: float = LIMIT
+) -> Child:
     """Start a process that does `work` in the folder `place`.
 
     What it returns becomes the exit status if it is a number, as main's is; else the process ends with 0, and it is
@@ -95,7 +99,7 @@ def fork(work: Callable[[], object], place: Path, environment: Mapping[str, str]
     sys.stdout.flush()
     started, pid = time.monotonic(), os.fork()
     if pid:
-        return Child(pid, place, started)
+        return Child(pid, place, started, limit)
     status = 1
     try:
         for name, number in (("stdout", 1), ("stderr", 2)):
@@ -119,7 +123,10 @@ def fork(work: Callable[[], object], place: Path, environment: Mapping[str, str]
 
 
 def run_all(
-    works: Iterable[Callable[[], object]], places: Iterable[Path], processes: int
+    works: Iterable[Callable[[], object]],
+    places: Iterable[Path],
+    processes: int,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, Ended]]:
     """Some at a time; the number of each and how it ended, as they end."""
     running: dict[int, Child] = {}
@@ -127,7 +134,7 @@ def run_all(
     while True:
         while len(running) < processes and (following := next(waiting, None)):
             number, (work, place) = following
-            running[number] = fork(work, place)
+            running[number] = fork(work, place, environment)
         if not running:
             return
         for number, child in [*running.items()]:

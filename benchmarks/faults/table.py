@@ -56,4 +56,5 @@ def as_markdown(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _machine(environment: dict[str, Any]) -> str:
-    return f"{environment['cpu']}, {environment['cores']} cores, {environment['platform']}, Python {environment['python']}."
+    cpu, cores, platform, python = (environment[name] for name in ("cpu", "cores", "platform", "python"))
+    return f"{cpu}, {cores} cores, {platform}, Python {python}."
