@@ -66,6 +66,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, nargs="+", help="bad inputs of these numbers, and what they say")
     parser.add_argument("--kills", type=int, default=20, help="kills -9, of a sweep and of calibrate each")
     parser.add_argument("--processes", type=int, default=20, help="that start on one cold cache")
+    parser.add_argument(
+        "--disks", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128, 256], help="sizes of full ones, KiB"
+    )
     parser.add_argument("--texts", type=int, default=10_000, help="that are generated")
     parser.add_argument("--interrupts", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, for bad inputs")
@@ -80,7 +83,7 @@ KINDS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     ],
     "kills": lambda place, options: kills(place, options.kills),
     "cold-cache": lambda place, options: [cold_cache(place, options.processes)],
-    "full-disks": lambda place, _: [full_disks(place)],
+    "full-disks": lambda place, options: [full_disks(place, options.disks)],
     "texts": lambda place, options: [texts(place, options.texts)],
     "interrupts": lambda place, options: [interrupts(place, options.interrupts)],
 }

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ from faults.originals import CALIBRATE, SWEEP, TRAIN
 from faults.table import Row
 
 NEW_MOUNTS, NEW_USER = 0x20000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
-SIZES = (4, 8, 16, 32, 64, 128, 256)  # KiB
 ROOMY = "64m"
 
 
-def full_disks(place: Path) -> Row:
-    """Each command on disks of several sizes, and with a standard output that takes nothing."""
+def full_disks(place: Path, sizes: Sequence[int]) -> Row:
+    """Each command on disks of so many KiB, and with a standard output that takes nothing."""
     row = Row("a full disk in each command that writes")
     originals = place / "originals"
     model, text = ("--model", originals / "model"), ("--text", originals / "text.txt")
@@ -48,7 +47,7 @@ def full_disks(place: Path) -> Row:
         if fault := whole.fault(DONE) or (whole.result[0]["status"] and whole.result[0]["said"]):
             row.add(f"{name} on a disk with room: {fault}", whole.seconds)
             continue
-        for size in SIZES:
+        for size in sizes:
             ended = fork(_on_a_disk(arguments, [f"{size}k", ROOMY]), place / f"disk-{name}-{size}").wait()
             wrong, lost = ended.fault(DONE), ""
             if ended.result:
