@@ -113,9 +113,13 @@ def test_other_faults_pass_through(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
-    write = "from sparseact.utils.files import write_atomically\nwith write_atomically('a.json') as path:\n    path.touch()\n"
-    killed = f"{write}    import os; os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", killed], cwd=tmp_path, check=False)
+    lines = [
+        "import os",
+        "from sparseact.utils.files import write_atomically",
+        "with write_atomically('a.json') as path:",
+    ]
+    lines += ["    path.touch()", "    os.kill(os.getpid(), 9)"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, check=False)
     (left,) = os.listdir(tmp_path)
     alive = left.replace(left.split("-")[-2], str(os.getppid()))
     for name in (alive, left.replace("a.json", "b-a.json"), ".partial-elsewhere-1-a.json"):
