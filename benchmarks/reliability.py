@@ -38,6 +38,16 @@ PLACE = "faults survived"
 def main() -> None:
     """Run every kind that was asked for, keep its rows among those of the others, and print the table."""
     options = parse()
+    if not options.table:
+        count(options)
+    table = as_markdown(read(options.out))
+    print(table)
+    if options.page:
+        fill(options.page, {PLACE: table})
+
+
+def count(options: argparse.Namespace) -> None:
+    """Run the kinds and keep what was counted."""
     import_everything()
     with tempfile.TemporaryDirectory(prefix="reliability-") as folder:
         place = Path(folder)
@@ -52,10 +62,6 @@ def main() -> None:
             rows = KINDS[name](place, options)
             tqdm.write(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
             keep(options.out, name, rows)
-    table = as_markdown(read(options.out))
-    print(table)
-    if options.page:
-        fill(options.page, {PLACE: table})
 
 
 def parse() -> argparse.Namespace:
@@ -73,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--interrupts", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, for bad inputs")
     parser.add_argument("--out", type=Path, default=Path("runs/reliability.jsonl"))
+    parser.add_argument("--table", action="store_true", help="only the table, of what --out holds")
     parser.add_argument("--page", type=Path, help=f"fill its place `{PLACE}`")
     return parser.parse_args()
 
