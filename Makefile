@@ -8,6 +8,7 @@ STAMP := .venv/installed
 PEERS := .venv-peers
 WORKERS ?= 2
 PYTEST_FLAGS ?=
+FAULTS ?=
 DEMO := demo
 
 # Of `make bench`: the model, levels of the recipes that are calibrated once and kept (or recipes that are there), and the
@@ -24,7 +25,7 @@ OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp
   llama.cpp:file ik_llama.cpp:q8_0+rtr ik_llama.cpp:file ik_llama.cpp:file+ub16 onnxruntime-genai:q8_0 \
   openvino-genai:q8_0)
 
-.PHONY: help env demo test test-slow test-pythons lint format wheel try-wheel bench bench-peers sparse-model docs pages results clean
+.PHONY: help env demo test test-slow test-pythons lint format wheel try-wheel bench bench-peers sparse-model docs pages results reliability clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +119,9 @@ results: env  ## measure the sweeps behind docs/results again, into runs/ (hours
 	$(BIN)/python benchmarks/song2024.py --model smollm2 --limit 24
 	$(BIN)/python benchmarks/song2024.py --model gemma3 --limit 12
 	$(BIN)/python benchmarks/song2024_tables.py
+
+reliability: env  ## count the faults that are survived, and write docs/reliability.md's table (minutes; FAULTS="--count 100 --only bad-inputs")
+	$(BIN)/python benchmarks/reliability.py --out docs/results/reliability.jsonl --page docs/reliability.md $(FAULTS)
 
 clean:  ## remove what the targets made, except .venv
 	rm -rf $(DEMO) dist docs/_build docs/methods/*/ docs/reference .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

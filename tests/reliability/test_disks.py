@@ -14,6 +14,7 @@ from sparseact.data import builtin_questions
 from sparseact.engine.simd.entry import _folder
 from sparseact.errors import InputError
 from sparseact.models import fetching
+from sparseact.policies import TEAL
 from sparseact.testing import tiny_model, tiny_tokenizer
 from sparseact.utils.files import check_folder, save_somewhere
 
@@ -168,3 +169,19 @@ def test_a_sweep_that_the_disk_stops_keeps_its_prompts(tmp_path, monkeypatch):
     assert SweepFolder(tmp_path / "out", meta).done == {0, 1}
     assert json.loads((tmp_path / "out/meta.json").read_bytes())["prompts_done"] == 2
     assert np.isfinite(SweepFolder(tmp_path / "out", meta).meta["seconds"])
+
+
+def test_a_disk_that_is_too_full_for_the_second_file_keeps_both_of_an_older_recipe(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    recipe = TEAL(sparsity=0.5).calibrate(tiny_model("llama"), tiny_tokenizer(), "the quick brown fox. " * 50)
+    recipe.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise InputError("no space left on the device")
+
+    monkeypatch.setattr("sparseact.recipes.recipe.write_json", full)
+    with pytest.raises(InputError, match="no space"):
+        replace(recipe, gates=recipe.gates[:2]).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,5 +1,6 @@
 """The folder of a sweep: its columns are those of the schema and the docs, and it outlives its process."""
 
+import json
 import math
 from pathlib import Path
 
@@ -98,3 +99,13 @@ def test_tables_are_written_a_few_times_whatever_the_number_of_prompts(tmp_path,
     assert written == [1, 2, 4, 8, 16, 20]
     folder.write_rest()  # nothing is missing
     assert len(written) == 6
+
+
+def test_a_damaged_value_in_what_is_kept_is_one_line(tmp_path):
+    for number, (name, value) in enumerate((("model", 0.5), ("plan", []), ("seconds", "soon"), ("seconds", None))):
+        folder = SweepFolder(tmp_path / str(number), meta())
+        folder.add(0, *rows(0), seconds=1.0)
+        path = tmp_path / str(number) / "meta.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+        with pytest.raises(InputError, match=r"holds (a run that can't be read|another run)"):
+            SweepFolder(tmp_path / str(number), meta())

@@ -110,3 +110,21 @@ def test_other_faults_pass_through(tmp_path):
     with pytest.raises(OSError, match="Input/output error") as caught, write_atomically(tmp_path / "x"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     assert not isinstance(caught.value, InputError)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
+    lines = [
+        "import os",
+        "from sparseact.utils.files import write_atomically",
+        "with write_atomically('a.json') as path:",
+    ]
+    lines += ["    path.touch()", "    os.kill(os.getpid(), 9)"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, check=False)
+    (left,) = os.listdir(tmp_path)
+    alive = left.replace(left.split("-")[-2], str(os.getppid()))
+    for name in (alive, left.replace("a.json", "b-a.json"), ".partial-elsewhere-1-a.json"):
+        (tmp_path / name).touch()
+    with write_atomically(tmp_path / "a.json") as path:
+        path.touch()
+    assert left not in os.listdir(tmp_path)
+    assert len(os.listdir(tmp_path)) == 4

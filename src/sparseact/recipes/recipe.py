@@ -82,27 +82,28 @@ class Recipe:
         _refuse_no_numbers(tensors)
         with write_atomically(folder / "recipe.safetensors") as path:
             save_file(tensors, path)
-        record = {
-            "version": VERSION,
-            "policy": self.policy,
-            "sparsity": self.sparsity,
-            "model": self.model,
-            "phases": asdict(self.phases),
-            "tensors_sha256": _sha256(folder / "recipe.safetensors"),
-            "gates": [
-                {
-                    "site": asdict(gate.site),
-                    "frozen": gate.frozen,
-                    "basis_shares": gate.basis_shares,
-                    "tensors": {name: keys[id(held)] for name, held in gate.tensors().items()},
-                    "signal": _write_signal(gate.signal),
-                    **selector_to_json(gate.selector),
-                }
-                for gate in self.gates
-            ],
-            "meta": self.meta,
-        }
-        write_json(folder / "recipe.json", record, indent=1)
+            record = {
+                "version": VERSION,
+                "policy": self.policy,
+                "sparsity": self.sparsity,
+                "model": self.model,
+                "phases": asdict(self.phases),
+                "tensors_sha256": _sha256(path),
+                "gates": [
+                    {
+                        "site": asdict(gate.site),
+                        "frozen": gate.frozen,
+                        "basis_shares": gate.basis_shares,
+                        "tensors": {name: keys[id(held)] for name, held in gate.tensors().items()},
+                        "signal": _write_signal(gate.signal),
+                        **selector_to_json(gate.selector),
+                    }
+                    for gate in self.gates
+                ],
+                "meta": self.meta,
+            }
+            # Inside, so that a disk that is too full for the second file keeps both of an older recipe.
+            write_json(folder / "recipe.json", record, indent=1)
 
 
 def load_recipe(folder: str | Path) -> Recipe:

@@ -7,7 +7,6 @@ first, second, fourth, eighth ... and at the end; the rows of the prompts betwee
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,31 +86,37 @@ class SweepFolder:
         try:
             before = read_json(self.path / "meta.json")
             differing = [key for key in IDENTITY if before[key] != self.meta[key]]
+            other = _difference(before, self.meta, differing) if differing else ""
             self.samples = pd.read_parquet(self.path / "samples.parquet").to_dict("records")
-            diagnostics = pd.read_parquet(self.path / "diagnostics.parquet").to_dict("records")
+            self.diagnostics = pd.read_parquet(self.path / "diagnostics.parquet").to_dict("records")
             parts = [read_json(part) for part in sorted(self._parts.glob("[0-9]*.json"))]
+            if not other:
+                self._add_parts(float(before.get("seconds", 0)), parts)
+        except InputError:
+            raise
         except Exception as error:  # a damaged file raises what its reader likes
             raise InputError(
                 f"out: {self.path}: holds a run that can't be read ({error}); choose another folder"
             ) from error
-        if differing:
-            found = _difference(before, self.meta, differing)
-            raise InputError(f"out: {self.path}: holds another run ({found}); choose another folder")
+        if other:
+            raise InputError(f"out: {self.path}: holds another run ({other}); choose another folder")
+
+    def _add_parts(self, seconds: float, parts: list[Any]) -> None:
         self.done = {row["prompt"] for row in self.samples}
-        self.diagnostics = [row for row in diagnostics if row["prompt"] in self.done]
-        self.meta["seconds"] = float(before.get("seconds", 0))
-        for prompt, seconds, samples, rows in parts:
+        self.diagnostics = [row for row in self.diagnostics if row["prompt"] in self.done]
+        self.meta["seconds"] = seconds
+        for prompt, seconds_then, samples, rows in parts:
             if prompt not in self.done:
                 self.done.add(prompt)
                 self.samples += map(_with_nan, samples)
                 self.diagnostics += map(_with_nan, rows)
-                self.meta |= {"seconds": seconds, "prompts_done": len(self.done)}
+                self.meta |= {"seconds": float(seconds_then), "prompts_done": len(self.done)}
         self.write_rest()
 
 
 def _with_nan(row: Row) -> Row:
     """A row as it was before JSON, which has no NaN: what is not defined for a prompt."""
-    return {key: math.nan if value is None else value for key, value in row.items()}
+    return {name: float("nan") if value is None else value for name, value in row.items()}
 
 
 def _difference(before: Row, now: Row, keys: Sequence[str]) -> str:

@@ -6,7 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from platform import node
 
 from sparseact.errors import InputError
 
@@ -30,18 +32,19 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The temporary name keeps the suffix, because writers choose a format by it. After an error the
-    temporary file is removed and whatever stood at `path` is still there. Missing parent folders
-    are made.
+    temporary file is removed and whatever stood at `path` is still there; that of a process which was
+    killed is removed by the next one that writes `path`. Missing parent folders are made.
 
     Raises:
         InputError: no space, no permission, or another fault of the place that was asked for.
     """
     target = Path(path)
-    temporary = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    temporary = target.with_name(f".partial-{node()}-{os.getpid()}-{target.name}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory")
+        _remove_left_behind(target)
         yield temporary
         temporary.replace(target)
     except Exception as error:
@@ -53,6 +56,27 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         # The folder itself may be what is missing or forbidden; there is nothing to remove then.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _remove_left_behind(target: Path) -> None:
+    """Temporary files of `target` that processes of this machine did not live to rename."""
+    for path in target.parent.glob(f".partial-{escape(node())}-*-{escape(target.name)}"):
+        pid = path.name.removeprefix(f".partial-{node()}-").removesuffix(f"-{target.name}")
+        if pid.isdecimal() and not _is_running(int(pid)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no signal that only asks
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def check_folder(folder: Path) -> None:
