@@ -91,6 +91,7 @@ def test_a_kill_beside_a_rename_leaves_what_it_should(faults, tmp_path):
             with write_atomically(Path(name)) as path:
                 path.write_text(name)
 
+    importlib.import_module("sparseact.sweep.run")  # once, not in each fork
     kills, child = faults("kills"), faults("child")
     for at, files in ((1, []), (2, ["a"]), (3, ["a"]), (4, ["a", "b"]), (5, ["a", "b"])):
         ended = child.fork(kills.counted(work, at), tmp_path / str(at)).wait()
