@@ -18,8 +18,8 @@ def processors() -> int:
 def _quotas(root: Path, own: Path) -> list[float]:
     """Processors that the quotas of this process's group, and of those above it, pay for (cgroup v2, v1)."""
     try:
-        places = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:  # no Linux
+        places = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):  # no Linux
         return []
     found = []
     for _, controllers, path in places:
@@ -37,9 +37,11 @@ def _quota(group: Path) -> list[float]:
     """The quota of one group, none where there is none."""
     try:
         if (group / "cpu.max").exists():
-            limit, period = (group / "cpu.max").read_text().split()
+            limit, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            limit, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            limit, period = (
+                (group / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip() for name in ("quota", "period")
+            )
         return [] if limit in ("max", "-1") else [int(limit) / int(period)]
     except (OSError, ValueError, ZeroDivisionError):
         return []
