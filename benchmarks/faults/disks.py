@@ -142,7 +142,7 @@ def _damaged(folder: Path) -> list[str]:
 
 def _to_a_full_output(arguments: tuple[Any, ...]) -> Callable[[], object]:
     def work() -> object:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        sys.stdout = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  for as long as the process runs
         return command(*(str(argument).replace("disk/out", "out") for argument in arguments))()
 
     return work

@@ -16,7 +16,7 @@ from faults.child import DONE, Ended, command, fork
 from faults.originals import CALIBRATE, SWEEP
 from faults.table import Row
 
-TIMES = {"seconds", "command", "environment"}  # keys that say when and where, not what
+TIMES = {"seconds", "seconds_in_all", "command", "environment"}  # keys that say when and where, not what
 PROMPTS = 6
 
 

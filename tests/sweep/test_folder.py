@@ -101,6 +101,21 @@ def test_tables_are_written_a_few_times_whatever_the_number_of_prompts(tmp_path,
     assert len(written) == 6
 
 
+def test_a_sweep_that_ended_before_its_first_table_was_written_begins_again(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise InputError("no space left on the device")
+
+    folder = SweepFolder(tmp_path, meta())
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
+    with pytest.raises(InputError):
+        folder.add(0, *rows(0), seconds=1.0)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["meta.json"]
+    again = SweepFolder(tmp_path, meta())
+    again.add(0, *rows(0), seconds=1.0)
+    assert SweepFolder(tmp_path, meta()).done == {0}
+
+
 def test_a_damaged_value_in_what_is_kept_is_one_line(tmp_path):
     for number, (name, value) in enumerate((("model", 0.5), ("plan", []), ("seconds", "soon"), ("seconds", None))):
         folder = SweepFolder(tmp_path / str(number), meta())

@@ -44,7 +44,9 @@ class SweepFolder:
         self.done: set[int] = set()
         if path.exists() and not path.is_dir():
             raise InputError(f"out: {path}: this is a file, not a folder")
-        if (path / "meta.json").exists():
+        # The disk was full, or the process killed, after meta.json and before anything else: nothing was done yet.
+        done = any((path / name).exists() for name in ("samples.parquet", "sweep.csv", self._parts.name))
+        if (path / "meta.json").exists() and done:
             self._read()
         elif (path / "sweep.csv").exists():
             raise InputError(f"out: {path}: holds a sweep.csv without its meta.json; choose another folder")
