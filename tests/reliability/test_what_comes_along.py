@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sparseact as sa
-from sparseact.calibration import own_text
+from sparseact.calibration import own_answers
 from sparseact.cli import main
 from sparseact.engine.engine import Engine
 from sparseact.errors import InputError
@@ -83,7 +83,7 @@ def test_a_config_is_back_afterwards_and_lm_evals_generation_is_without_it_too()
         assert model.generation_config.num_beams in {None, 1}
         assert model.generation_config.eos_token_id in (2, [2])
     assert model.generation_config is own
-    assert own_text.ANSWER_TOKENS == 128
+    assert own_answers.ANSWER_TOKENS == 128
 
 
 def _generated(language_model):
