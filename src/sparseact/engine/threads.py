@@ -19,14 +19,14 @@ from sparseact.errors import InputError
 LINE_WORDS = 8
 """Words of a cache line."""
 JOB, ARRIVED, ARMED, STOP = (word * LINE_WORDS for word in range(4))
-"""JOB is the number of the job that was given out, times MOST, plus the threads that take part in it: one that does not
-may miss any number of them. ARRIVED counts the arrivals at meeting points. ARMED: a job will come very soon, so nobody
-may fall asleep. STOP: go home."""
+"""JOB is the number of the job that was given out, times TEAM_LIMIT, plus the threads that take part in it: one that
+does not may miss any number of them. ARRIVED counts the arrivals at meeting points. ARMED: a job will come very soon,
+so nobody may fall asleep. STOP: go home."""
 ARGUMENTS = 4 * LINE_WORDS
 """First of a line of words in which the leader tells what the job is."""
 MEMBERS, ARRIVED_BEFORE = ARGUMENTS + 6, ARGUMENTS + 7
 """The last of that line: how many threads take part, the leader and the first helpers; and ARRIVED as it begins."""
-MOST = 1024
+TEAM_LIMIT = 1024
 """More than the threads of a team."""
 ASLEEP = 5 * LINE_WORDS
 """Of thread t at ASLEEP + LINE_WORDS * t: it has returned to Python. The next word is the last job that it

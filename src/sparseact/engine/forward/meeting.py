@@ -17,8 +17,8 @@ from sparseact.engine.threads import (
     JOB,
     LINE_WORDS,
     MEMBERS,
-    MOST,
     STOP,
+    TEAM_LIMIT,
 )
 
 SPINS = 200
@@ -56,7 +56,7 @@ def begin_job(control: Any) -> bool:
             if atomic_load(control, ASLEEP + LINE_WORDS * thread) != 0:
                 return False
     control[ARRIVED_BEFORE] = control[ASLEEP + 2] = atomic_load(control, ARRIVED)
-    atomic_store(control, JOB, (atomic_load(control, JOB) // MOST + 1) * MOST + members)
+    atomic_store(control, JOB, (atomic_load(control, JOB) // TEAM_LIMIT + 1) * TEAM_LIMIT + members)
     return True
 
 
@@ -73,7 +73,7 @@ def next_job(control: Any, thread: int) -> bool:
         job = atomic_load(control, JOB)
         if job != done:
             control[asleep + 1] = done = job
-            if thread < job % MOST:
+            if thread < job % TEAM_LIMIT:
                 control[asleep + 2] = control[ARRIVED_BEFORE]
                 return True
         waited += 1

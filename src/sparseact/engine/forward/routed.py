@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.forward.meeting import meet
-from sparseact.engine.forward.projections import add_columns, gather, project, share
+from sparseact.engine.forward.projections import add_columns, gather, project, share, take_shift
 from sparseact.engine.forward.state import (
     ACTIVE,
     BLOCK_NEURONS,
@@ -29,7 +29,7 @@ from sparseact.engine.forward.state import (
 )
 from sparseact.engine.kernels.activations import activate, sigmoid
 from sparseact.engine.kernels.gemv_panels import dot_panels
-from sparseact.engine.quant.arena import BIAS, OUTPUTS, SHIFT
+from sparseact.engine.quant.arena import BIAS, OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.threads import MEMBERS
@@ -77,6 +77,7 @@ def _routed_part(
                     active[count] = j
                     count += 1
             seen += 1
+    take_shift(down, masked, active, 0, count, tables)
     for place in (GATE, UP):
         if places[place] >= 0:
             buffers.counts[thread, places[place]] += count
@@ -96,7 +97,7 @@ def _route(router: int, blocks: int, thread: int, tables: Tables, buffers: Buffe
 
 @compiled
 def _run_block(places: Any, start: int, stop: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
-    """masked[start:stop] = the neurons themselves, less what one that is off counts as."""
+    """masked[start:stop] = the neurons themselves."""
     own = buffers.floats[thread]
     h, up, masked = own[ROWS], own[NEURONS], own[MASKED]
     _rows_of_block(places[GATE], start, stop, thread, tables, buffers, h)
@@ -105,9 +106,8 @@ def _run_block(places: Any, start: int, stop: int, thread: int, sizes: Sizes, ta
         _rows_of_block(places[UP], start, stop, thread, tables, buffers, up)
         for j in range(start, stop):
             h[j] *= up[j]
-    shift = tables.linears[places[DOWN], SHIFT]
     for j in range(start, stop):
-        masked[j] = h[j] if shift < 0 else h[j] - tables.vectors[shift + j]
+        masked[j] = h[j]
 
 
 @compiled
