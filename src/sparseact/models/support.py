@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from sparseact.models.hub import fetch_config
 from sparseact.models.resolve import resolve
 from sparseact.models.sources.gguf import GGUFTensors
 from sparseact.models.sources.gguf_config import gguf_config
-from sparseact.models.weights import open_weights
+from sparseact.models.weights import config_of_folder, open_weights
 
 _UNKNOWN = "not known; where transformers has it, its units are looked for by the names that the known families have"
 
@@ -64,7 +63,7 @@ def support_of(name: str) -> Support:
         InputError: an unknown name, or neither a config nor a GGUF file, or a damaged one.
     """
     path = _path(name)
-    config = _config_of_folder(path) if path.is_dir() else _config_of_file(path)
+    config = text_config(config_of_folder(path)) if path.is_dir() else _config_of_file(path)
     if isinstance(config, str):
         return Support(name, "unknown", torch=config, engine=config, gguf=config)
     model_type = str(config.get("model_type"))
@@ -98,16 +97,6 @@ def _path(name: str) -> Path:
             raise InputError(f"model: the weights of {files.name} are not here yet; get them with: sparseact fetch")
         return gguf_path(files.name)
     return files.path
-
-
-def _config_of_folder(folder: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"model: {folder}: no config.json that can be read: {type(error).__name__}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"model: {folder}: its config.json holds no config of a model")
-    return text_config(config)
 
 
 def _config_of_file(path: Path) -> Mapping[str, Any] | str:

@@ -136,7 +136,12 @@ def _weights_of_model(model: Any) -> Weights:
     return Weights(architecture, find_places(architecture, naming, source.shapes, source.where), source, config)
 
 
-def _weights_of_folder(folder: Path) -> Weights:
+def config_of_folder(folder: Path) -> dict[str, Any]:
+    """What config.json of a folder says.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except FileNotFoundError:
@@ -145,7 +150,12 @@ def _weights_of_folder(folder: Path) -> Weights:
         raise InputError(f"{folder / 'config.json'}: cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder / 'config.json'}: holds no config of a model")
-    whole, config = config, text_config(config)
+    return config
+
+
+def _weights_of_folder(folder: Path) -> Weights:
+    whole = config_of_folder(folder)
+    config = text_config(whole)
     architecture = read_config(config, str(folder / "config.json"))
     source = SafetensorsFolder.open(folder)
     shapes = source.shapes

@@ -5,16 +5,14 @@ from dataclasses import replace
 from sparseact.models.architecture import Architecture
 from sparseact.models.families import cohere, llama
 from sparseact.models.families.base import GGUF, TINY_WINDOW, Family
-from sparseact.models.families.config import NOPE, Config
+from sparseact.models.families.config import Config
 from sparseact.models.families.gemma2 import layer_kinds
-from sparseact.models.rope import rope_parameters
 
 
 def _read(config: Config) -> Architecture:
     kinds = layer_kinds(config, config.size("sliding_window_pattern", 4))
-    rotating = ["" if kind == "sliding_attention" else NOPE for kind in kinds]
-    rotations = config.rotations({"": rope_parameters(config.values)}, rotating)
-    return replace(cohere.read(config), windows=config.windows(kinds), **rotations)
+    rotation = config.rotation(kind == "sliding_attention" for kind in kinds)
+    return replace(cohere.read(config), windows=config.windows(kinds), **rotation)
 
 
 FAMILY = Family(

@@ -1,7 +1,7 @@
 """A config in the words of transformers, and what the families' readers share: sizes, rotation, windows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -23,7 +23,7 @@ _ACTIVATIONS = {
 
 LISTED = "docs/families.md lists what it runs"
 """The end of every refusal of a model."""
-NOPE = "nope"
+_NOPE = "nope"
 """The kind of layers that do not rotate."""
 
 
@@ -98,13 +98,14 @@ class Config:
             "first_token": self.token("bos_token_id"),
         }
 
-    def rotation(self) -> dict[str, Any]:
-        """The fields of an `Architecture` whose layers all rotate alike."""
-        return self.rotations({"": rope_parameters(self.values)}, [""] * self.size("num_hidden_layers"))
+    def rotation(self, rotates: Iterable[Any] | None = None) -> dict[str, Any]:
+        """The fields of an `Architecture` whose layers all rotate alike, or those do for which `rotates` is true."""
+        layers = [True] * self.size("num_hidden_layers") if rotates is None else rotates
+        return self.rotations({"": rope_parameters(self.values)}, ["" if one else _NOPE for one in layers])
 
     def rotations(self, by_kind: Mapping[str, Mapping[str, Any]], kinds: Sequence[str]) -> dict[str, Any]:
-        """The same for layers of these kinds, from the parameters of each kind; those of the kind `NOPE` do not."""
-        if not {*by_kind, NOPE}.issuperset(kinds):
+        """The same for layers of these kinds, from the parameters of each kind; those of the kind `_NOPE` do not."""
+        if not {*by_kind, _NOPE}.issuperset(kinds):
             raise InputError(f"{self.where}: rope_parameters lacks one of the layers' kinds {sorted(set(kinds))}")
         head_dim = self.sizes()["head_dim"]
         share = next(iter(by_kind.values())).get("partial_rotary_factor", 1.0)
@@ -113,8 +114,8 @@ class Config:
             raise InputError(f"{self.where}: {share!r} of {head_dim} dimensions of a head cannot rotate in pairs")
         names, context = sorted(by_kind), self.size("max_position_embeddings")
         found = [rotation(by_kind[name], rotary_dim, context, where=self.where) for name in names]
-        if NOPE in kinds:
-            names, found = [*names, NOPE], [*found, Rotation((0.0,) * (rotary_dim // 2))]
+        if _NOPE in kinds:
+            names, found = [*names, _NOPE], [*found, Rotation((0.0,) * (rotary_dim // 2))]
         limit = min((one.limit for one in found if one.limit), default=context)
         reached = f"its rotary embedding changes with the length of texts longer than {limit} tokens"
         return {

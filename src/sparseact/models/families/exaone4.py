@@ -7,9 +7,8 @@ from typing import Any
 from sparseact.models.architecture import Architecture, QKNorm
 from sparseact.models.families import llama, olmo2
 from sparseact.models.families.base import GGUF, TINY_LLAMA3, TINY_WINDOW, Family
-from sparseact.models.families.config import NOPE, Config
+from sparseact.models.families.config import Config
 from sparseact.models.families.gemma2 import layer_kinds
-from sparseact.models.rope import rope_parameters
 
 
 def _read(config: Config) -> Architecture:
@@ -18,9 +17,8 @@ def _read(config: Config) -> Architecture:
         return plain
     pattern = config.get("sliding_window_pattern", 4)  # or a text like LLLG
     kinds = layer_kinds(config, pattern if isinstance(pattern, int) else len(pattern))
-    rotating = ["" if kind == "sliding_attention" else NOPE for kind in kinds]
-    rotations = config.rotations({"": rope_parameters(config.values)}, rotating)
-    return replace(plain, windows=config.windows(kinds), **rotations)
+    rotation = config.rotation(kind == "sliding_attention" for kind in kinds)
+    return replace(plain, windows=config.windows(kinds), **rotation)
 
 
 def _from_gguf(_metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:

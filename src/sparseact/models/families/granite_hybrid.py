@@ -6,8 +6,7 @@ from sparseact.errors import UnsupportedModelError
 from sparseact.models.architecture import Architecture
 from sparseact.models.families import base, granite, llama
 from sparseact.models.families.base import Family, Layout
-from sparseact.models.families.config import LISTED, NOPE, Config
-from sparseact.models.rope import rope_parameters
+from sparseact.models.families.config import LISTED, Config
 from sparseact.models.tensor_names import Naming
 
 _NAMES = (
@@ -28,7 +27,7 @@ def _read(config: Config) -> Architecture:
     rotates = config.get("position_embedding_type") == "rope"
     neurons = config.size("shared_intermediate_size")
     plain = granite.read(replace(config, values={**config.values, "intermediate_size": neurons}))
-    rotation = config.rotations({"": rope_parameters(config.values)}, ["" if rotates else NOPE] * layers)
+    rotation = config.rotation([rotates] * layers)
     return replace(plain, **rotation)
 
 
