@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 import sparseact as sa
-from sparseact.calibration.neurons import Neurons, find_neurons
+from sparseact.calibration.neurons import Neurons, find_neurons, read_signal
 from sparseact.calibration.weights import column_norms
 from sparseact.data import load_text
 from sparseact.masked.apply import run_gates
-from sparseact.masked.gate import predict, signal_of
+from sparseact.masked.gate import predict
 from sparseact.masked.selectors import topk_mask
 from sparseact.policies.deja_vu import recall_of, reduced_rank_regression
 from sparseact.recipes.gate import Gate, Signal
@@ -149,12 +148,11 @@ def fit_all(
     return found
 
 
-@torch.no_grad()
 def importance_of(model: Any, part: Neurons, x: Tensor) -> Tensor:
     """|h| times the norms of down's columns [tokens, neurons]."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    gate, up = (signal_of(signal, modules[signal.module](x)) for signal in (part.gate, part.up))
-    return (gate * up).abs() * column_norms(model, part.site)
+    signals = [signal for signal in (part.gate, part.up) if signal is not None]
+    neurons = torch.stack([read_signal(model, signal, x) for signal in signals]).prod(dim=0)
+    return neurons.abs() * column_norms(model, part.site)
 
 
 def logistic_regression(x: Tensor, on: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,7 +191,7 @@ def control(kind: str, inputs: int, share: Tensor, rank: int, seed: int) -> tupl
 def measured(model: Any, dense: Any, gates: Sequence[Gate], texts: Sequence[Source]) -> dict[str, Any]:
     """Perplexity over dense, and KL, on the held-out windows of each text."""
     by_site: dict[Site, Gate] = {gate.site: gate for gate in gates}
-    masked = run_gates(model, by_site, replace(Phases(), prefill=True)) if gates else nullcontext()
+    masked = run_gates(model, by_site, replace(Phases(), prefill=True))
     found = held_out(model, dense, texts, masked, torch.float32)
     return {name: {"factor": 1 + each.increase, "kl": each.kl, "tokens": each.tokens} for name, each in found.items()}
 

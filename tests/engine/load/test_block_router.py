@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drafts import check_text_is_dense
 from gguf_files import write_gguf
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -130,13 +131,7 @@ def test_none_on_gives_the_constants():
 
 def test_drafts_of_the_recipe_give_the_dense_text():
     model, recipe = calibrated()
-    with (
-        Engine.from_model(model, recipe, dtype="q8", threads=1, lossless=True) as engine,
-        Engine.from_model(model, dtype="q8", threads=1) as dense,
-    ):
-        for one in (engine, dense):
-            one.prefill(IDS)
-        assert engine.greedy(20) == dense.greedy(20)
+    check_text_is_dense(model, recipe, IDS)
 
 
 def test_what_the_panels_have_not_is_refused_in_one_line():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drafts import check_text_is_dense
 
 from sparseact.engine.engine import Engine
 from sparseact.errors import InputError
@@ -140,13 +141,7 @@ _PARTS = ("gate", "up", "down")
 def test_drafts_of_the_recipe_give_the_dense_text():
     model = of_8_bits("llama")
     recipe = LeadingBits(0.5).calibrate(model, tiny_tokenizer(), TEXT)
-    with (
-        Engine.from_model(model, recipe, dtype="q8", threads=1, lossless=True) as engine,
-        Engine.from_model(model, dtype="q8", threads=1) as dense,
-    ):
-        for one in (engine, dense):
-            one.prefill(IDS)
-        assert engine.greedy(20) == dense.greedy(20)
+    check_text_is_dense(model, recipe, IDS)
 
 
 def test_level_0_is_dense_bit_by_bit():
