@@ -69,10 +69,10 @@ def axpy_columns(
 
 @compiled
 def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
-    ahead = _ahead(4 * rows)
+    ahead = runs_ahead(4 * rows)
     for at in range(first, last, 4):
         c0, c1, c2, c3 = starts_of(four_of(active, at, last), codes, 4 * rows)
-        p0, p1, p2, p3 = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 4 * rows)
+        soon = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 4 * rows)
         x0, x1, x2, x3 = four_inputs(x, active, at, last)
         for r in range(0, rows, LANES):
             w = 4 * r
@@ -81,15 +81,15 @@ def _axpy_f32(arena: Any, codes: int, rows: int, active: Any, first: int, last: 
             value = fma(load_f32(arena, c2 + w), splat_f32(x2), value)
             value = fma(load_f32(arena, c3 + w), splat_f32(x3), value)
             store_f32(y, r, value)
-            _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
+            prefetch_four(arena, soon, w)
 
 
 @compiled
 def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last: int, x: Any, y: Any) -> None:
-    ahead = _ahead(2 * rows)
+    ahead = runs_ahead(2 * rows)
     for at in range(first, last, 4):
         c0, c1, c2, c3 = starts_of(four_of(active, at, last), codes, 2 * rows)
-        p0, p1, p2, p3 = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 2 * rows)
+        soon = starts_of(four_of(active, min(at + ahead, last - 1), last), codes, 2 * rows)
         x0, x1, x2, x3 = four_inputs(x, active, at, last)
         for r in range(0, rows, LANES):
             w = 2 * r
@@ -99,7 +99,7 @@ def _axpy_bf16(arena: Any, codes: int, rows: int, active: Any, first: int, last:
             value = fma(load_bf16(arena, c3 + w), splat_f32(x3), value)
             store_f32(y, r, value)
             if w % CACHE_LINE == 0:
-                _prefetch_four(arena, p0 + w, p1 + w, p2 + w, p3 + w)
+                prefetch_four(arena, soon, w)
 
 
 @compiled
@@ -107,7 +107,7 @@ def _axpy_blocks(
     arena: Any, table: Any, i: int, active: Any, first: int, last: int, aq: Any, ascale: Any, acc: Any, y: Any
 ) -> None:
     form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
-    ahead = _ahead(rows if form == Q8 else rows // 2)
+    ahead = runs_ahead(rows if form == Q8 else rows // 2)
     at = first
     while at < last:
         g = active[at] // BLOCK
@@ -187,20 +187,20 @@ def _add_four_q8(
 ) -> None:
     """Add four columns, times their inputs, to the sums, and ask for the four that come later."""
     c0, c1, c2, c3 = starts_of(columns, codes, width)
-    p0, p1, p2, p3 = starts_of(later, codes, width)
+    soon = starts_of(later, codes, width)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         w0, w1 = load_bytes(arena, c0 + r), load_bytes(arena, c1 + r)
         w2, w3 = load_bytes(arena, c2 + r), load_bytes(arena, c3 + r)
         _dot_four(w0, w1, w2, w3, a, acc, r)
-        _prefetch_four(arena, p0 + r, p1 + r, p2 + r, p3 + r)
+        prefetch_four(arena, soon, r)
 
 
 @compiled
 def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, inputs: Any, acc: Any) -> None:
     """As for q8; 32 bytes of a column are 64 rows."""
     c0, c1, c2, c3 = starts_of(columns, codes, rows // 2)
-    p0, p1, p2, p3 = starts_of(later, codes, rows // 2)
+    soon = starts_of(later, codes, rows // 2)
     a = splat_bytes(inputs[0], inputs[1], inputs[2], inputs[3])
     for r in range(0, rows, CHUNK):
         h = r // 2
@@ -208,7 +208,7 @@ def _add_four_q4(arena: Any, codes: int, rows: int, columns: Any, later: Any, in
         w2, w3 = load_nibbles(arena, c2 + h), load_nibbles(arena, c3 + h)
         _dot_four(w0, w1, w2, w3, a, acc, r)
         if h % CACHE_LINE == 0:
-            _prefetch_four(arena, p0 + h, p1 + h, p2 + h, p3 + h)
+            prefetch_four(arena, soon, h)
 
 
 @compiled
@@ -249,8 +249,8 @@ def _dot_four(w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r: int) -> N
 
 
 @compiled
-def _ahead(width: int) -> int:
-    """How many active columns ahead to ask for one: about 8 KiB, which come in the time that memory takes to answer."""
+def runs_ahead(width: int) -> int:
+    """How many runs ahead to ask for one: about 8 KiB, which come in the time that memory takes to answer."""
     return min(max(8192 // width // 4 * 4, 4), 24)
 
 
@@ -286,8 +286,9 @@ def four_inputs(x: Any, active: Any, at: int, stop: int) -> tuple[Any, Any, Any,
 
 
 @compiled
-def _prefetch_four(arena: Any, p0: int, p1: int, p2: int, p3: int) -> None:
-    prefetch(arena, p0)
-    prefetch(arena, p1)
-    prefetch(arena, p2)
-    prefetch(arena, p3)
+def prefetch_four(arena: Any, starts: Any, offset: int) -> None:
+    """Ask for a cache line of each of four runs."""
+    prefetch(arena, starts[0] + offset)
+    prefetch(arena, starts[1] + offset)
+    prefetch(arena, starts[2] + offset)
+    prefetch(arena, starts[3] + offset)

@@ -59,7 +59,7 @@ def dot_high(
     Args:
         arena: bytes of all weights.
         table: int64 [linears, FIELDS].
-        i: number of the linear, whose layout is `planes`.
+        i: number of the linear in 4 bits that is the high plane.
         first: first panel.
         last: panel to stop before.
         aq: int8, x in blocks of 32 (`quantise_input`).

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-
+from sparseact.engine.kernels.axpy_columns import four_of, prefetch_four, runs_ahead, starts_of
 from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.quant.dequant import width_of_row
 from sparseact.engine.quant.layouts import CACHE_LINE
@@ -16,11 +15,8 @@ from sparseact.engine.simd.bytes import (
     splat_halves_i32,
 )
 from sparseact.engine.simd.jit import compiled
-from sparseact.engine.simd.vectors import fma, load_bf16, load_f32, multiply, prefetch, splat_f32, to_f32, total
+from sparseact.engine.simd.vectors import LANES, fma, load_bf16, load_f32, multiply, splat_f32, to_f32, total
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
-
-AHEAD = 8
-"""Rows between the one that is read and the one that is asked for."""
 
 
 @compiled
@@ -44,19 +40,17 @@ def dot_rows(
     """
     form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
     width = width_of_row(form, inputs)
+    ahead = runs_ahead(width)
     for k in range(first, last, 4):
         # Four rows at a time share what is made of the inputs; beyond the end, the last row again.
-        four = np.int64(rows[k]), _row(rows, k + 1, last), _row(rows, k + 2, last), _row(rows, k + 3, last)
-        for later in range(k + AHEAD, min(k + AHEAD + 4, last)):
-            start = table[i, CODES] + np.int64(rows[later]) * width
-            for line in range(start, start + width, CACHE_LINE):
-                prefetch(arena, line)
+        four = starts_of(four_of(rows, k, last), table[i, CODES], width)
+        later = starts_of(four_of(rows, min(k + ahead, last - 1), last), table[i, CODES], width)
         if form == F32:
-            sums = _four_f32(arena, table[i, CODES], width, four, x)
+            sums = _four_f32(arena, inputs, four, later, x)
         elif form == BF16:
-            sums = _four_bf16(arena, table[i, CODES], width, four, x)
+            sums = _four_bf16(arena, inputs, four, later, x)
         else:
-            sums = _four_blocks(arena, table, i, width, four, aq, ascale, asum)
+            sums = _four_blocks(arena, form, inputs, four, later, aq, ascale, asum)
         y[k] = total(sums[0])
         if k + 1 < last:
             y[k + 1] = total(sums[1])
@@ -67,65 +61,65 @@ def dot_rows(
 
 
 @compiled
-def _row(rows: Any, k: int, last: int) -> Any:
-    return np.int64(rows[min(k, last - 1)])
-
-
-@compiled
-def _four_f32(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
+def _four_f32(arena: Any, inputs: int, four: Any, later: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
-    for w in range(codes, codes + width, CACHE_LINE):
-        v = load_f32(x, (w - codes) // 4)
-        a = fma(load_f32(arena, w + r0 * width), v, a)
-        b = fma(load_f32(arena, w + r1 * width), v, b)
-        c = fma(load_f32(arena, w + r2 * width), v, c)
-        d = fma(load_f32(arena, w + r3 * width), v, d)
+    for j in range(0, inputs, LANES):
+        v, w = load_f32(x, j), 4 * j
+        a = fma(load_f32(arena, r0 + w), v, a)
+        b = fma(load_f32(arena, r1 + w), v, b)
+        c = fma(load_f32(arena, r2 + w), v, c)
+        d = fma(load_f32(arena, r3 + w), v, d)
+        prefetch_four(arena, later, w)
     return a, b, c, d
 
 
 @compiled
-def _four_bf16(arena: Any, codes: int, width: int, four: Any, x: Any) -> Any:
+def _four_bf16(arena: Any, inputs: int, four: Any, later: Any, x: Any) -> Any:
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
-    for w in range(codes, codes + width, CACHE_LINE // 2):
-        v = load_f32(x, (w - codes) // 2)
-        a = fma(load_bf16(arena, w + r0 * width), v, a)
-        b = fma(load_bf16(arena, w + r1 * width), v, b)
-        c = fma(load_bf16(arena, w + r2 * width), v, c)
-        d = fma(load_bf16(arena, w + r3 * width), v, d)
+    for j in range(0, inputs, LANES):
+        v, w = load_f32(x, j), 2 * j
+        a = fma(load_bf16(arena, r0 + w), v, a)
+        b = fma(load_bf16(arena, r1 + w), v, b)
+        c = fma(load_bf16(arena, r2 + w), v, c)
+        d = fma(load_bf16(arena, r3 + w), v, d)
+        if w % CACHE_LINE == 0:
+            prefetch_four(arena, later, w)
     return a, b, c, d
 
 
 @compiled
-def _four_blocks(arena: Any, table: Any, i: int, width: int, four: Any, aq: Any, ascale: Any, asum: Any) -> Any:
+def _four_blocks(arena: Any, form: int, inputs: int, four: Any, later: Any, aq: Any, ascale: Any, asum: Any) -> Any:
     """Two blocks at a time: one in the first eight lanes, one in the last."""
-    form, inputs = table[i, FORMAT], table[i, PADDED_INPUTS]
-    codes = table[i, CODES]
-    scales = codes + (inputs if form == Q8 else inputs // 2)
-    mins = scales + inputs // BLOCK * 2
-    r0, r1, r2, r3 = four[0] * width, four[1] * width, four[2] * width, four[3] * width
+    codes = inputs if form == Q8 else inputs // 2
+    mins = inputs // BLOCK * 2
+    r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
     # What was added to the stored codes is taken off at the start of the sums; eight lanes share it.
     bias = -16 if form == Q8 else -1 if form == Q4 else 0
     for g in range(0, inputs // BLOCK, 2):
-        w = codes + g * (BLOCK if form == Q8 else BLOCK // 2)
-        s = scales + 2 * g
+        w = g * (BLOCK if form == Q8 else BLOCK // 2)
+        s = codes + 2 * g
         v, start = load_bytes(aq, g * BLOCK), splat_halves_i32(bias * asum[g], bias * asum[g + 1])
         scale = splat_halves_f32(ascale, g)
-        a = fma(_dot(arena, form, w + r0, v, start), multiply(splat_halves_f16(arena, s + r0), scale), a)
-        b = fma(_dot(arena, form, w + r1, v, start), multiply(splat_halves_f16(arena, s + r1), scale), b)
-        c = fma(_dot(arena, form, w + r2, v, start), multiply(splat_halves_f16(arena, s + r2), scale), c)
-        d = fma(_dot(arena, form, w + r3, v, start), multiply(splat_halves_f16(arena, s + r3), scale), d)
+        a = fma(_dot(arena, form, r0 + w, v, start), multiply(splat_halves_f16(arena, r0 + s), scale), a)
+        b = fma(_dot(arena, form, r1 + w, v, start), multiply(splat_halves_f16(arena, r1 + s), scale), b)
+        c = fma(_dot(arena, form, r2 + w, v, start), multiply(splat_halves_f16(arena, r2 + s), scale), c)
+        d = fma(_dot(arena, form, r3 + w, v, start), multiply(splat_halves_f16(arena, r3 + s), scale), d)
         if form == Q4M:
-            m = mins + 2 * g
+            m = s + mins
             # The minimum counts once for each unit of the inputs' sum; its eight lanes have an eighth each.
             eighth = multiply(scale, splat_f32(0.125))
             weight = multiply(eighth, to_f32(splat_halves_i32(asum[g], asum[g + 1])))
-            a = fma(splat_halves_f16(arena, m + r0), weight, a)
-            b = fma(splat_halves_f16(arena, m + r1), weight, b)
-            c = fma(splat_halves_f16(arena, m + r2), weight, c)
-            d = fma(splat_halves_f16(arena, m + r3), weight, d)
+            a = fma(splat_halves_f16(arena, r0 + m), weight, a)
+            b = fma(splat_halves_f16(arena, r1 + m), weight, b)
+            c = fma(splat_halves_f16(arena, r2 + m), weight, c)
+            d = fma(splat_halves_f16(arena, r3 + m), weight, d)
+        if w % CACHE_LINE == 0:
+            prefetch_four(arena, later, w)
+    for w in range(codes, codes + 2 * mins, CACHE_LINE):
+        prefetch_four(arena, later, w)
     return a, b, c, d
 
 
