@@ -145,5 +145,5 @@ RULES: Final[dict[str, Callable[[Architecture], list[Gate]]]] = {
 
 
 def rules_at(dtype: str) -> list[str]:
-    """Those of `RULES` that the engine runs at a type: planes are made of q8."""
-    return [rule for rule in RULES if rule != "guess" or dtype == "q8"]
+    """Those of `RULES` that the engine runs at a type: a guess reads half of 8 bits, which 4 have not."""
+    return [rule for rule in RULES if rule != "guess" or dtype in {"q8", "bf16", "f32"}]

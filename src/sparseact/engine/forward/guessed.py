@@ -1,6 +1,7 @@
 """The neurons of an MLP that the high planes of gate and up promise most of, in compiled code, the part of one thread.
 
-A neuron's low planes and its column of down are one run of memory, read where it is on.
+Of weights in planes, a neuron's low planes and its column of down are one run of memory, read where it is on. Weights
+of more than 8 bits have high planes beside them, and a neuron that is on is computed from its whole rows.
 """
 
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from sparseact.engine.forward.projections import choose, input_share, take_shift
+from sparseact.engine.forward.some_rows import add_neurons
 from sparseact.engine.forward.state import (
     ACTIVE,
     DOWN,
     GATE,
+    GATE_HIGH,
     MASKED,
     MASKED_SCALES,
     MASKED_SUMS,
@@ -20,6 +23,7 @@ from sparseact.engine.forward.state import (
     ROWS,
     SCORES,
     UP,
+    UP_HIGH,
     X_SCALES,
     X_SUMS,
     Buffers,
@@ -30,8 +34,8 @@ from sparseact.engine.kernels.activations import activate
 from sparseact.engine.kernels.axpy_columns import axpy_block
 from sparseact.engine.kernels.gemv_planes import AHEAD, add_low, ask_ahead, dot_high, spread_input
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, PADDED_INPUTS, PADDED_OUTPUTS
-from sparseact.engine.quant.layouts import PANEL
+from sparseact.engine.quant.arena import BIAS, LAYOUT, PADDED_INPUTS, PADDED_OUTPUTS
+from sparseact.engine.quant.layouts import PANEL, PLANES
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.threads import MEMBERS
 from sparseact.models.formats import BLOCK
@@ -40,7 +44,8 @@ from sparseact.models.formats import BLOCK
 @compiled
 def guessed_neurons(places: Any, dense: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers) -> None:
     """Guess the thread's neurons, choose among them, and add the columns of down of those that are on."""
-    spread_input(buffers.codes[thread, 0], tables.linears[places[GATE], PADDED_INPUTS], buffers.codes[thread, 2])
+    if tables.linears[places[GATE], LAYOUT] == PLANES:
+        spread_input(buffers.codes[thread, 0], tables.linears[places[GATE], PADDED_INPUTS], buffers.codes[thread, 2])
     for part in range(thread, len(buffers.floats), buffers.control[MEMBERS]):
         _guessed_part(places, part, dense, thread, sizes, tables, buffers)
 
@@ -52,12 +57,24 @@ def _guessed_part(
     down, own = places[DOWN], buffers.floats[thread]
     first, last = input_share(down, part, len(buffers.floats), tables)
     guess, up = own[NEURONS], own[ROWS]
-    _look(places[GATE], first, last, thread, tables, buffers, buffers.outputs[GATE, 0], guess)
-    _look(places[UP], first, last, thread, tables, buffers, buffers.outputs[UP, 0], up)
+    _look(places[GATE_HIGH], places[GATE], first, last, thread, tables, buffers, buffers.outputs[GATE, 0], guess)
+    _look(places[UP_HIGH], places[UP], first, last, thread, tables, buffers, buffers.outputs[UP, 0], up)
     activate(sizes.activation, guess[first:], last - first)
     for j in range(first, last):
         guess[j] *= up[j]
     count = choose(down, guess, guess, first, last, thread, dense, 1, tables, buffers)
+    if tables.linears[places[GATE], LAYOUT] == PLANES:
+        _finish_planes(places, part, last, count, thread, sizes, tables, buffers)
+    else:
+        add_neurons(places, part, first, last, count, thread, sizes, tables, buffers)
+
+
+@compiled
+def _finish_planes(
+    places: Any, part: int, last: int, count: int, thread: int, sizes: Sizes, tables: Tables, buffers: Buffers
+) -> None:
+    """Add up the columns of down of the part's neurons that are on, computed from their low planes."""
+    down, own = places[DOWN], buffers.floats[thread]
     buffers.counts[thread, down] += count
     y, masked = buffers.outputs[DOWN, part], own[MASKED]
     for j in range(tables.linears[down, PADDED_OUTPUTS]):
@@ -76,11 +93,13 @@ def _guessed_part(
 
 
 @compiled
-def _look(i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any) -> None:
-    """high, guess[first:last] = outputs of linear `i` by its high plane."""
+def _look(
+    plane: int, i: int, first: int, last: int, thread: int, tables: Tables, buffers: Buffers, high: Any, guess: Any
+) -> None:
+    """high, guess[first:last] = outputs of linear `i` by its high plane, which is linear `plane`."""
     panels, end = first // PANEL, (last + PANEL - 1) // PANEL
     codes, scales, sums = buffers.codes[thread, 0], buffers.floats[thread, X_SCALES], buffers.integers[thread, X_SUMS]
-    dot_high(tables.arena, tables.linears, i, panels, end, codes, scales, sums, high, guess)
+    dot_high(tables.arena, tables.linears, plane, panels, end, codes, scales, sums, high, guess)
     bias = tables.linears[i, BIAS]
     if bias >= 0:
         for j in range(first, last):

@@ -16,6 +16,7 @@ from sparseact.engine.forward.projections import (
     take_shift,
 )
 from sparseact.engine.forward.routed import routed_neurons
+from sparseact.engine.forward.some_rows import add_neurons, project_rows
 from sparseact.engine.forward.state import (
     ACTIVE,
     BY_GATE,
@@ -34,13 +35,10 @@ from sparseact.engine.forward.state import (
     MASKED_SCALES,
     MASKED_SUMS,
     NEURONS,
-    OUTPUT,
     PREDICTOR_DOWN,
     PREDICTOR_UP,
     ROWS,
     UP,
-    X_SCALES,
-    X_SUMS,
     Buffers,
     Sizes,
     Tables,
@@ -48,10 +46,9 @@ from sparseact.engine.forward.state import (
 )
 from sparseact.engine.kernels.activations import activate, sigmoid
 from sparseact.engine.kernels.gemv_panels import dot_panels
-from sparseact.engine.kernels.gemv_rows import dot_rows
 from sparseact.engine.kernels.norms import rms_norm
 from sparseact.engine.quant.activations import quantise_input
-from sparseact.engine.quant.arena import BIAS, OUTPUTS, PADDED_OUTPUTS
+from sparseact.engine.quant.arena import OUTPUTS, PADDED_OUTPUTS
 from sparseact.engine.quant.layouts import CHUNK, PANEL
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.threads import MEMBERS
@@ -146,7 +143,7 @@ def _part_by_one(
         activate(sizes.activation, h[start:], end - start)
     count = choose(down, h, h, first, last, thread, dense, 0, tables, buffers)
     products = own[ROWS]
-    _project_rows(places[other], count, thread, tables, buffers, products)
+    project_rows(places[other], count, thread, tables, buffers, products)
     if not by_gate:
         activate(sizes.activation, products, count)
     for k in range(count):
@@ -170,20 +167,10 @@ def _predicted_part(
 ) -> None:
     """The neurons of one part, of which the scores are there."""
     down, own = places[DOWN], buffers.floats[thread]
-    guess, h, up = own[NEURONS], own[ROWS], own[OUTPUT]
+    guess = own[NEURONS]
     first, last = input_share(down, part, len(buffers.floats), tables)
     count = choose(down, guess, guess, first, last, thread, dense, 0, tables, buffers)
-    masked, active = own[MASKED], buffers.integers[thread, ACTIVE]
-    _project_rows(places[GATE], count, thread, tables, buffers, h)
-    activate(sizes.activation, h, count)
-    if sizes.gated:
-        _project_rows(places[UP], count, thread, tables, buffers, up)
-        for k in range(count):
-            h[k] *= up[k]
-    for k in range(count):
-        masked[active[k]] = h[k]
-    take_shift(down, masked, active, 0, count, tables)
-    add_columns(down, first, last, count, thread, tables, buffers, buffers.outputs[DOWN, part])
+    add_neurons(places, part, first, last, count, thread, sizes, tables, buffers)
 
 
 @compiled
@@ -206,16 +193,3 @@ def _predict(places: Any, thread: int, sizes: Sizes, tables: Tables, buffers: Bu
     meet(buffers.control, thread, threads)
     gather(up, 0, sizes.neurons, tables, buffers.outputs[UP], guess)
     sigmoid(guess, sizes.neurons)
-
-
-@compiled
-def _project_rows(i: int, count: int, thread: int, tables: Tables, buffers: Buffers, y: Any) -> None:
-    """y[k] = what linear `i` puts out for the k-th of the neurons in `ACTIVE`."""
-    own, active = buffers.floats[thread], buffers.integers[thread, ACTIVE]
-    codes, sums = buffers.codes[thread, 0], buffers.integers[thread, X_SUMS]
-    dot_rows(tables.arena, tables.linears, i, active, 0, count, own[X], codes, own[X_SCALES], sums, y)
-    bias = tables.linears[i, BIAS]
-    if bias >= 0:
-        for k in range(count):
-            y[k] += tables.vectors[bias + active[k]]
-    buffers.counts[thread, i] += count

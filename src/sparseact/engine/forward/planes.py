@@ -18,7 +18,7 @@ class HighPlanes:
     """The high planes of a model's linears.
 
     Attributes:
-        model: some of whose linears are in planes.
+        model: some of whose linears have high planes.
         scales: of the linears that were guessed, [outputs, blocks], kept as float32 for the next prompt.
     """
 
@@ -38,10 +38,10 @@ class HighPlanes:
 
 def _scales(model: Model, name: str) -> Floats:
     """[outputs, blocks], which lie as those of panels."""
-    i = model.numbers[name]
+    i = model.numbers[f"{name}.high"]
     linear, start = model.arena.linears[i], int(model.arena.table[i, SCALES])
-    held = model.arena.data[start : start + linear.shape.scales].view(np.float16)
     blocks = linear.shape.padded_inputs // BLOCK
+    held = model.arena.data[start:][: 2 * blocks * linear.shape.padded_outputs].view(np.float16)
     by_row = held.reshape(-1, blocks, PANEL).swapaxes(1, 2).reshape(-1, blocks)
     return by_row[: linear.outputs].astype(np.float32)
 

@@ -18,7 +18,7 @@ from sparseact.engine.threads import ARGUMENTS, new_control
 from sparseact.models.architecture import Architecture, Norm
 from sparseact.models.formats import Floats
 
-PLACES = 29
+PLACES = 31
 """Columns of the table of layers, int64 [layers, PLACES]; -1 for what a model does not have."""
 (
     Q,  # numbers of linears
@@ -48,6 +48,8 @@ PLACES = 29
     CHOSEN_O,
     PREDICTOR_DOWN,  # linears of a predictor: to its rank, and to the neurons
     PREDICTOR_UP,
+    GATE_HIGH,  # linears of the leading bits of gate and up
+    UP_HIGH,
     ROUTER,  # linear from the MLP's input to blocks of neurons
     BLOCK_NEURONS,  # how many neurons a block of the router has; the last one may have fewer
 ) = range(PLACES)
@@ -227,6 +229,8 @@ def layers_of(
         CHOSEN_O: "o.chosen",
         PREDICTOR_DOWN: "predictor.down",
         PREDICTOR_UP: "predictor.up",
+        GATE_HIGH: "gate.high",
+        UP_HIGH: "up.high",
         ROUTER: "mlp.router",
     }
     for layer, row in enumerate(table):

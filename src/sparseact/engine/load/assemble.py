@@ -29,16 +29,16 @@ from sparseact.engine.forward.state import (
     layers_of,
     sizes_of,
 )
-from sparseact.engine.lm_head.fit import SCREEN, room_for_screen
-from sparseact.engine.load.load_model import formats_of, load_model
+from sparseact.engine.lm_head.fit import room_for_screen
+from sparseact.engine.load.load_model import formats_of, linear_names, load_model
 from sparseact.engine.quant.arena import FORMAT, GROUP, KEEP, OFFSET, SCALE, SELECTOR, SHIFT, Linear
 from sparseact.errors import InputError
 from sparseact.models.architecture import Architecture
-from sparseact.models.formats import BLOCK, F32, Floats, Quantised, quantise
+from sparseact.models.formats import BLOCK, F32, Floats, Quantised, high_plane, quantise
 from sparseact.models.weights import Weights
 from sparseact.recipes.selection import Selection
 
-SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up")}
+SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up"), BY_GUESS: ("gate", "up")}
 """The linears of which only the rows of neurons that are on are read, by what decides about these."""
 BYTES = {"f32": 4.0, "bf16": 2.0, "q8": 1.0, "q4": 0.5, "q4m": 0.5}
 """Of a weight in each format, scales aside."""
@@ -57,7 +57,7 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     extra: dict[str, Floats] = {}
     factors: dict[str, Floats] = {}
     added: list[Linear] = []
-    beside: dict[str, str] = {}
+    guessed: dict[str, str] = {}  # linears of the neurons, with the one that reads these
     for name, gating in gatings.items():
         layer = name.partition(".")[0]
         if gating.choice == BY_PROMPT:
@@ -66,7 +66,7 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         layouts[name] = "columns" if _gathers(gating, weights, name, formats[name]) else "panels"
         layouts |= {f"{layer}.{part}": "rows" for part in SOME_ROWS.get(gating.choice, ())}
         if gating.choice == BY_GUESS:
-            beside |= {f"{layer}.{part}": name for part in MADE_BY["down"]}
+            guessed |= {f"{layer}.{part}": name for part in MADE_BY["down"]}
         if gating.scale is not None:
             extra[f"{name}.scale"] = gating.scale
         if gating.shift is not None:
@@ -80,13 +80,16 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
         spare, more = room_for_screen(weights.architecture)
         added += spare
         extra |= more
+    beside = {name: reader for name, reader in guessed.items() if formats[name] == "q8"}
     layouts |= dict.fromkeys(beside, "planes")
-    for name in beside:
-        outputs, inputs = weights.shape(name)
-        added.append(Linear(f"{name}.high", "q4", "panels", outputs, inputs, part_of=name))
+    for name in guessed:
+        part_of = name if name in beside else ""
+        added.append(Linear(f"{name}.high", "q4", "panels", *weights.shape(name), part_of=part_of))
     model = load_model(weights, formats, layouts, extra, added, beside)
-    for name, factor in factors.items():
-        model.arena.store(model.numbers[name], quantise(factor, exact))
+    own = {name: quantise(factor, exact) for name, factor in factors.items()}
+    own |= {f"{name}.high": high_plane(weights.floats(name)) for name in guessed if name not in beside}
+    for name, value in own.items():
+        model.arena.store(model.numbers[name], value)
     return model
 
 
@@ -120,10 +123,10 @@ def _need_8_bits(formats: Mapping[str, str], gatings: Mapping[str, Gating]) -> N
     for name in (name for name, gating in gatings.items() if gating.choice == BY_GUESS):
         layer = name.partition(".")[0]
         found = {formats[part] for part in (name, *(f"{layer}.{part}" for part in MADE_BY["down"]))}
-        if found != {"q8"}:
+        if found not in ({"q8"}, {"bf16"}, {"f32"}):
             raise InputError(
                 f"dtype: the recipe reads the leading 4 of 8 bits, and these weights are {', '.join(sorted(found))}; "
-                "use q8"
+                "use q8, bf16 or f32"
             )
 
 
@@ -184,7 +187,7 @@ def assemble(
     scales = np.asarray(architecture.rotation_scales or (1,) * kinds, np.float32)
     heads = np.zeros((architecture.layers, architecture.heads), np.int64)
     tables = Tables(model.arena.data, table, layers, model.vectors, thresholds, frequencies, scales, heads)
-    own = [i for name, i in model.numbers.items() if name not in SCREEN]
+    own = [model.numbers[name] for name in linear_names(architecture, model.numbers)]
     exact = bool((table[own, FORMAT] == F32).all())
     keys, values = (_cache_memory(architecture, context, np.float32 if exact else np.uint16) for _ in range(2))
     buffers = buffers_of(architecture, threads, table, keys, values)

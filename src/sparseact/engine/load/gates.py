@@ -36,6 +36,7 @@ RUNS = (
     "cett",
     "griffin",
     "deja-vu",
+    "static",
     "leading-bits",
     "block-router",
     "r-sparse with alpha=1",
