@@ -19,6 +19,7 @@ from sparseact.policies.r_sparse import RSparse
 from sparseact.policies.registry import POLICIES, known_policies, make_policy, read_options, summary
 from sparseact.policies.scap import SCAP
 from sparseact.policies.sparseact import SparseAct
+from sparseact.policies.static import Static
 from sparseact.policies.statistical_top_k import StatisticalTopK
 from sparseact.policies.teal import TEAL
 from sparseact.policies.top_k import TopKNeurons
@@ -54,6 +55,7 @@ __all__ = [
     "Recipe",
     "Signal",
     "SparseAct",
+    "Static",
     "StatisticalTopK",
     "TopKNeurons",
     "TopP",
