@@ -15,7 +15,18 @@ from sparseact.recipes.selectors import TopK
 from sparseact.sites import capture, find_channels
 from sparseact.testing import DISTINCT, tiny_tokenizer
 
-PER_TOKEN = ("cats", "chess", "countdown", "top-k", "cett", "deja-vu", "first-look", "leading-bits", "block-router")
+PER_TOKEN = (
+    "cats",
+    "chess",
+    "countdown",
+    "top-k",
+    "cett",
+    "deja-vu",
+    "static",
+    "first-look",
+    "leading-bits",
+    "block-router",
+)
 NEEDS_UP = ("chess", "countdown")
 SKIPS = {
     "cats": ("up", "down"),
@@ -24,6 +35,7 @@ SKIPS = {
     "top-k": ("up", "down"),
     "cett": ("down",),
     "deja-vu": ("gate", "up", "down"),
+    "static": ("gate", "up", "down"),
     "first-look": ("gate", "up", "down"),
     "leading-bits": ("gate", "up", "down"),
     "block-router": ("gate", "up", "down"),

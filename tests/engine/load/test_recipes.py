@@ -32,6 +32,7 @@ from sparseact.policies import (
     Phases,
     RSparse,
     SparseAct,
+    Static,
     StatisticalTopK,
     TopKNeurons,
     TopP,
@@ -56,6 +57,7 @@ POLICIES = {
     "top-k": TopKNeurons(0.5),
     "countdown": Countdown(0.5),
     "deja-vu": DejaVu(0.6),
+    "static": Static(0.5),
     "block-router": BlockRouter(0.5, block=16),
 }
 
@@ -110,7 +112,7 @@ def test_steps_equal_hooks_on_the_model(name, streamed, threads):
         assert read[f"1.{short}"] == pytest.approx(share, abs=1e-9), short
     if name in {"cats", "chess", "top-k"}:
         assert read["1.up"] == read["1.down"] < 0.8
-    if name in {"countdown", "deja-vu", "block-router"}:
+    if name in {"countdown", "deja-vu", "static", "block-router"}:
         assert read["1.gate"] == read["1.down"] < 0.8
 
 
