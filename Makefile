@@ -110,9 +110,9 @@ pages: $(STAMP)  ## write what the documentation takes from the code: help pages
 	$(BIN)/python scripts/docs_tables.py
 	$(BIN)/python scripts/architecture_picture.py
 
-sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md (hours; goes on where it was stopped)
-	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own --tokens 400000 \
-	  --lr 1e-4 --out runs/sparse-model
+sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md (hours; goes on where it was stopped; TOKENS=20000)
+	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own \
+	  --tokens $(if $(TOKENS),$(TOKENS),400000) --lr 1e-4 --out runs/sparse-model
 
 results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
 	$(BIN)/sparseact fetch gemma3

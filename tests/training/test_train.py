@@ -263,6 +263,7 @@ def test_too_little_memory_is_said_before_it_begins(tmp_path, text_file, monkeyp
         ({"tokens": 63}, "^tokens: 63 are fewer than one step's"),
         ({"local_tokens": 63}, "^local_tokens: 63 are fewer than one step's"),
         ({"local_tokens": 640, "method": "dense"}, "^local_tokens: 640, but the dense twin has no mask"),
+        ({"objective": "distil", "method": "dense"}, "^objective: distil, but the dense twin is the model that it"),
         ({"router_lr": -1.0}, "^router_lr: -1.0"),
         ({"window": 4}, "^window: 4 is less than 8"),
         ({"window": POSITIONS + 1, "batch": 1}, "^window: .* tokens are more than the model's"),

@@ -112,6 +112,8 @@ class Options:
                 )
         if self.method == "dense" and self.local_tokens:
             raise InputError(f"local_tokens: {self.local_tokens}, but the dense twin has no mask to make up for; use 0")
+        if self.method == "dense" and self.objective == "distil":
+            raise InputError("objective: distil, but the dense twin is the model that it would learn from; use lm")
 
     @property
     def steps(self) -> int:

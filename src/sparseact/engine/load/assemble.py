@@ -83,8 +83,9 @@ def load_gated(weights: Weights, dtype: str, gatings: Mapping[str, Gating], *, s
     beside = {name: reader for name, reader in guessed.items() if formats[name] == "q8"}
     layouts |= dict.fromkeys(beside, "planes")
     for name in guessed:
+        outputs, inputs = weights.shape(name)
         part_of = name if name in beside else ""
-        added.append(Linear(f"{name}.high", "q4", "panels", *weights.shape(name), part_of=part_of))
+        added.append(Linear(f"{name}.high", "q4", "panels", outputs, inputs, part_of=part_of))
     model = load_model(weights, formats, layouts, extra, added, beside)
     own = {name: quantise(factor, exact) for name, factor in factors.items()}
     own |= {f"{name}.high": high_plane(weights.floats(name)) for name in guessed if name not in beside}
