@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 from llvmlite import binding, ir
 
-from sparseact.engine.simd.isa import Target, dot_bytes_ir, half_to_float_ir
+from sparseact.engine.simd.isa import Target, dot_codes_ir, dot_nibbles_ir, half_to_float_ir
 from sparseact.engine.simd.vectors import Emitter
 
 on_x86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="compiles for x86")
@@ -37,29 +37,50 @@ def test_products_are_exact_on_older_processors(cpu):
     assert " passed" in done.stdout
 
 
-def arm_instructions(features):
-    """What LLVM makes of the product of bytes and of float16 for ARM with these features."""
+def instructions(triple, features, dot):
+    """What LLVM makes of a product of bytes and of float16 for a processor with these features."""
     numbers, halves = ir.VectorType(ir.IntType(32), 16), ir.VectorType(ir.IntType(16), 16)
     octets, floats = ir.VectorType(ir.IntType(8), 64), ir.VectorType(ir.FloatType(), 16)
     kinds = [kind.as_pointer() for kind in (numbers, octets, octets, halves, floats)]
     module = ir.Module()
-    module.triple = "aarch64-unknown-linux-gnu"
+    module.triple = triple
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "test")
     emitter = Emitter.__new__(Emitter)
     emitter.ir = ir.IRBuilder(function.append_basic_block())
-    emitter.target = Target("aarch64", frozenset(features))
+    emitter.target = Target(triple.partition("-")[0], frozenset(features))
     acc, a, b, half, out = function.args
     load, store = emitter.ir.load, emitter.ir.store
-    store(dot_bytes_ir(emitter, load(acc), load(a), load(b)), acc)
+    store(dot(emitter, load(acc), load(a), load(b)), acc)
     store(half_to_float_ir(emitter, load(half)), out)
     emitter.ir.ret_void()
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(module.triple).create_target_machine(
-        cpu="generic", features=",".join(f"+{feature}" for feature in features), opt=3
+        cpu="" if triple[:3] == "x86" else "generic", features=",".join(f"+{feature}" for feature in features), opt=3
     )
     text = machine.emit_assembly(binding.parse_assembly(str(module)))
-    return [line.split()[0] for line in text.splitlines() if line.startswith("\t") and line.strip()[0] != "."]
+    return [
+        line.replace("{vex}", "").split()[0]
+        for line in text.splitlines()
+        if line.startswith("\t") and line.strip()[0] != "."
+    ]
+
+
+@on_x86
+@pytest.mark.parametrize("dot", [dot_codes_ir, lambda e, acc, a, b: dot_nibbles_ir(e, acc, [(a, b)])])
+@pytest.mark.parametrize(
+    ("features", "name", "times"),
+    [
+        (("avx2", "f16c"), "vpmaddubsw", 2),
+        (("avx2", "f16c", "avxvnni"), "vpdpbusd", 2),
+        (("avx2", "f16c", "avx512f", "avx512bw", "avx512vnni"), "vpdpbusd", 1),
+    ],
+)
+def test_x86_multiplies_bytes_by_the_best_that_it_has(features, name, times, dot):
+    found = instructions("x86_64-unknown-linux-gnu", features, dot)
+    assert found.count(name) == times
+    assert len(found) < 40
+    assert not any(one.startswith("call") for one in found)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +88,7 @@ def arm_instructions(features):
 )
 def test_arm_has_its_own_products_of_bytes_and_no_calls(features, name, times):
     try:
-        found = arm_instructions(features)
+        found = instructions("aarch64-unknown-linux-gnu", features, dot_codes_ir)
     except RuntimeError as error:
         pytest.skip(f"this LLVM does not know ARM: {error}")
     assert found.count(name) == times

@@ -6,11 +6,11 @@ more columns, or of pieces of them, it loses track. Sums are in registers.
 
 from typing import Any
 
-from sparseact.engine.kernels.axpy_columns import four_inputs, four_of, starts_of
+from sparseact.engine.kernels.axpy_columns import dot_of, four_inputs, four_of, starts_of
 from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
 from sparseact.engine.quant.layouts import CHUNK
 from sparseact.engine.quant.repack import by_fours
-from sparseact.engine.simd.bytes import dot_bytes, load_bytes, load_nibbles, splat_bytes
+from sparseact.engine.simd.bytes import code_offset, load_bytes, load_nibbles, splat_bytes
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
@@ -103,16 +103,16 @@ def _add_codes(
     a, b = splat_bytes(low[0], low[1], low[2], low[3]), splat_bytes(high[0], high[1], high[2], high[3])
     asum = low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3]
     # Codes are stored with a constant added; what it adds to a sum is taken off at its start.
-    bias = splat_i32(-128 * asum if form == Q8 else -8 * asum if form == Q4 else 0)
+    bias = splat_i32(-code_offset() * asum if form == Q8 else -8 * asum if form == Q4 else 0)
     place = 2 * (active[at] // BLOCK) * rows
     scales, mins = table[i, SCALES] + place, table[i, MINS] + place
     scale, weight = splat_f32(ascale), splat_f32(ascale * asum)
     for r in range(first, last, CHUNK):
         v, w = _four_codes(arena, form, columns, r), _four_codes(arena, form, more, r)
-        _finish(arena, form, scales, mins, r, dot_bytes(dot_bytes(bias, v[0], a), w[0], b), scale, weight, y)
-        _finish(arena, form, scales, mins, r + 16, dot_bytes(dot_bytes(bias, v[1], a), w[1], b), scale, weight, y)
-        _finish(arena, form, scales, mins, r + 32, dot_bytes(dot_bytes(bias, v[2], a), w[2], b), scale, weight, y)
-        _finish(arena, form, scales, mins, r + 48, dot_bytes(dot_bytes(bias, v[3], a), w[3], b), scale, weight, y)
+        _finish(arena, form, scales, mins, r, dot_of(form, dot_of(form, bias, v[0], a), w[0], b), scale, weight, y)
+        _finish(arena, form, scales, mins, r + 16, dot_of(form, dot_of(form, bias, v[1], a), w[1], b), scale, weight, y)
+        _finish(arena, form, scales, mins, r + 32, dot_of(form, dot_of(form, bias, v[2], a), w[2], b), scale, weight, y)
+        _finish(arena, form, scales, mins, r + 48, dot_of(form, dot_of(form, bias, v[3], a), w[3], b), scale, weight, y)
 
 
 @compiled

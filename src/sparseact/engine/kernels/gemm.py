@@ -18,8 +18,8 @@ from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, SCALES
 from sparseact.engine.quant.layouts import CHUNK, HALF, PANEL, PANELS, TILE
 from sparseact.engine.quant.repack import places_in_scratch, regroup, sizes_of_panel
-from sparseact.engine.simd.bytes import even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
-from sparseact.engine.simd.isa import dot_bytes_ir
+from sparseact.engine.simd.bytes import code_offset, even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
+from sparseact.engine.simd.isa import dot_codes_ir, dot_nibbles_ir
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import LANES, Emitter, f32x16, i32x16, load_f16, load_f32, load_i32, operation
 from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
@@ -81,10 +81,24 @@ def begin_sums(e: Emitter, asum: Any, factor: Any, at: Any, tile: Any) -> ir.Val
 
 @operation(_like(i32x16))
 def dot_tile(e: Emitter, words: Any, w: Any, at: Any, sums: Any) -> ir.Value:
-    """Sums + the products of the bytes of w with the four of a token's word."""
-    codes = [e.ir.bitcast(e.splat(word), _V_BYTES) for word in _numbers(e, 0, (words, w, at, sums), _I32)]
-    pairs = zip(_vectors(e, sums), codes, strict=True)
-    return _tile(e, i32x16, [dot_bytes_ir(e, total, w, code) for total, code in pairs])
+    """Sums + the products of the codes of w with the four bytes of a token's word."""
+    return _dot_tile(e, dot_codes_ir, (words, w, at, sums))
+
+
+@operation(_like(i32x16))
+def dot_tile_nibbles(e: Emitter, words: Any, w: Any, at: Any, sums: Any) -> ir.Value:
+    """Sums + the products of the bytes of w, 0..15, with the four of a token's word."""
+    return _dot_tile(e, _dot_nibbles, (words, w, at, sums))
+
+
+def _dot_nibbles(e: Emitter, total: ir.Value, w: ir.Value, code: ir.Value) -> ir.Value:
+    return dot_nibbles_ir(e, total, [(w, code)])
+
+
+def _dot_tile(e: Emitter, dot: Callable[..., ir.Value], arguments: tuple[Any, ...]) -> ir.Value:
+    codes = [e.ir.bitcast(e.splat(word), _V_BYTES) for word in _numbers(e, 0, arguments, _I32)]
+    pairs = zip(_vectors(e, arguments[-1]), codes, strict=True)
+    return _tile(e, i32x16, [dot(e, total, arguments[1], code) for total, code in pairs])
 
 
 @operation(_like(f32x16))
@@ -285,7 +299,7 @@ def _dot_blocks(
     value: Any,
 ) -> Any:
     # Codes are stored with a constant added; what it adds to a sum is taken off at its start.
-    bias = -128 if form == Q8 else -8 if form == Q4 else 0
+    bias = -code_offset() if form == Q8 else -8 if form == Q4 else 0
     width = words.shape[1]
     for g in range(blocks):
         j, k = g * (BLOCK // 4) * width, g * width
@@ -297,8 +311,8 @@ def _dot_blocks(
         else:
             for v in range(4):
                 four = load_bytes(weights, w + v * VECTOR)
-                sums = dot_tile(words, low_nibbles(four), j + v * width, sums)
-                sums = dot_tile(words, high_nibbles(four), j + (4 + v) * width, sums)
+                sums = dot_tile_nibbles(words, low_nibbles(four), j + v * width, sums)
+                sums = dot_tile_nibbles(words, high_nibbles(four), j + (4 + v) * width, sums)
             w += 4 * VECTOR
         value = add_sums(ascale, sums, load_f16(weights, scales + g * VECTOR // 2), k, value)
         if form == Q4M:

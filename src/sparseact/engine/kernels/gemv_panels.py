@@ -9,11 +9,11 @@ from typing import Any
 from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_INPUTS, SCALES
 from sparseact.engine.quant.layouts import PANEL
 from sparseact.engine.simd.bytes import (
-    dot_bytes,
+    code_offset,
+    dot_block,
+    dot_codes,
     even_bf16,
-    high_nibbles,
     load_bytes,
-    low_nibbles,
     odd_bf16,
     splat_4_bytes,
 )
@@ -106,12 +106,12 @@ def _panel_bf16(arena: Any, at: int, inputs: int, x: Any) -> Any:
 def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
-        # Weights are stored with 128 added; what that adds to the sum is taken off at its start.
-        a = splat_i32(-128 * asum[g])
+        # What the codes' offset adds to the sum is taken off at its start.
+        a = splat_i32(-code_offset() * asum[g])
         b = splat_i32(0)
         for v in range(0, 8, 2):
-            a = dot_bytes(a, load_bytes(arena, at + v * VECTOR), splat_4_bytes(aq, g * BLOCK + 4 * v))
-            b = dot_bytes(b, load_bytes(arena, at + v * VECTOR + VECTOR), splat_4_bytes(aq, g * BLOCK + 4 * v + 4))
+            a = dot_codes(a, load_bytes(arena, at + v * VECTOR), splat_4_bytes(aq, g * BLOCK + 4 * v))
+            b = dot_codes(b, load_bytes(arena, at + v * VECTOR + VECTOR), splat_4_bytes(aq, g * BLOCK + 4 * v + 4))
         scale = multiply(load_f16(arena, at_scale), splat_f32_at(ascale, g))
         value = fma(to_f32(add_i32(a, b)), scale, value)
         at += 8 * VECTOR
@@ -120,21 +120,10 @@ def _panel_q8(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
 
 
 @compiled
-def _block_q4(start: Any, arena: Any, at: int, aq: Any, j: int) -> Any:
-    """Start + the products of the 32 inputs from j on: the low nibbles are the first 16, the high the last."""
-    a, b = start, splat_i32(0)
-    for v in range(4):
-        w = load_bytes(arena, at + v * VECTOR)
-        a = dot_bytes(a, low_nibbles(w), splat_4_bytes(aq, j + 4 * v))
-        b = dot_bytes(b, high_nibbles(w), splat_4_bytes(aq, j + 16 + 4 * v))
-    return to_f32(add_i32(a, b))
-
-
-@compiled
 def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
-        product = _block_q4(splat_i32(-8 * asum[g]), arena, at + g * 4 * VECTOR, aq, g * BLOCK)
+        product = to_f32(dot_block(arena, at + g * 4 * VECTOR, aq, g * BLOCK, splat_i32(-8 * asum[g])))
         scale = multiply(load_f16(arena, at_scale + g * VECTOR // 2), splat_f32_at(ascale, g))
         value = fma(product, scale, value)
     return value
@@ -144,7 +133,7 @@ def _panel_q4(arena: Any, at: int, at_scale: int, blocks: int, aq: Any, ascale: 
 def _panel_q4m(arena: Any, at: int, at_scale: int, at_min: int, blocks: int, aq: Any, ascale: Any, asum: Any) -> Any:
     value = splat_f32(0.0)
     for g in range(blocks):
-        product = _block_q4(splat_i32(0), arena, at + g * 4 * VECTOR, aq, g * BLOCK)
+        product = to_f32(dot_block(arena, at + g * 4 * VECTOR, aq, g * BLOCK, splat_i32(0)))
         scale = splat_f32_at(ascale, g)
         value = fma(product, multiply(load_f16(arena, at_scale + g * VECTOR // 2), scale), value)
         # The minimum of a block counts once for each unit of its inputs' sum.

@@ -15,26 +15,23 @@ import numpy as np
 from sparseact.engine.quant.arena import CODES, LOW, PADDED_INPUTS, SCALES, STRIDE
 from sparseact.engine.quant.layouts import CACHE_LINE, MIDDLE, PANEL, SPREAD
 from sparseact.engine.simd.bytes import (
-    dot_bytes,
+    dot_block,
+    dot_nibbles,
+    dot_spread,
     load_bytes,
     load_nibbles,
-    low_nibbles,
-    splat_4_bytes,
     splat_halves_f16,
     splat_halves_f32,
-    upper_nibbles,
 )
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
-    add_i32,
     fma,
     load_f16,
     load_f32,
     multiply,
     prefetch_far,
     shift_left,
-    shift_right,
     splat_f32,
     splat_f32_at,
     splat_i32,
@@ -73,14 +70,9 @@ def dot_high(
         at, at_scale = table[i, CODES] + panel * blocks * 4 * VECTOR, table[i, SCALES] + panel * blocks * VECTOR // 2
         value = middle = splat_f32(0.0)
         for g in range(blocks):
-            # The low nibbles are the first 16 inputs, the high ones, left where they are, 16 times the last 16.
-            a, b = splat_i32(0), splat_i32(-128 * asum[g])
-            for v in range(4):
-                w = load_bytes(arena, at + v * VECTOR)
-                a = dot_bytes(a, low_nibbles(w), splat_4_bytes(aq, g * BLOCK + 4 * v))
-                b = dot_bytes(b, upper_nibbles(w), splat_4_bytes(aq, g * BLOCK + 16 + 4 * v))
+            codes = shift_left(dot_block(arena, at, aq, g * BLOCK, splat_i32(-8 * asum[g])), 4)
             scale = multiply(load_f16(arena, at_scale), splat_f32_at(ascale, g))
-            value = fma(to_f32(add_i32(shift_left(a, 4), b)), scale, value)
+            value = fma(to_f32(codes), scale, value)
             middle = fma(scale, to_f32(splat_i32(asum[g])), middle)
             at += 4 * VECTOR
             at_scale += VECTOR // 2
@@ -128,17 +120,13 @@ def add_low(arena: Any, table: Any, i: int, rows: Any, first: int, last: int, sp
         at = table[i, LOW] + np.int64(rows[k]) * table[i, STRIDE]
         s, value = at + inputs // 2, splat_f32(0.0)
         for j in range(0, whole, SPREAD):
-            a = b = splat_i32(0)
-            for v in range(4):
-                w = load_bytes(arena, at + v * VECTOR)
-                a = dot_bytes(a, low_nibbles(w), load_bytes(spread, j + v * VECTOR))
-                b = dot_bytes(b, upper_nibbles(w), load_bytes(spread, j + (4 + v) * VECTOR))
+            codes = dot_spread(arena, at, spread, j, splat_i32(0))
             scale = multiply(load_f16(arena, s), load_f32(ascale, j // BLOCK))
-            value = fma(to_f32(add_i32(a, shift_right(b, 4))), scale, value)
+            value = fma(to_f32(codes), scale, value)
             at += 4 * VECTOR
             s += 2 * LANES
         for j in range(whole, inputs, VECTOR):
-            product = to_f32(dot_bytes(splat_i32(0), load_nibbles(arena, at), load_bytes(spread, j)))
+            product = to_f32(dot_nibbles(splat_i32(0), load_nibbles(arena, at), load_bytes(spread, j)))
             scale = multiply(splat_halves_f16(arena, s), splat_halves_f32(ascale, j // BLOCK))
             value = fma(product, scale, value)
             at += VECTOR // 2

@@ -7,7 +7,9 @@ from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.quant.dequant import width_of_row
 from sparseact.engine.quant.layouts import CACHE_LINE
 from sparseact.engine.simd.bytes import (
-    dot_bytes,
+    code_offset,
+    dot_codes,
+    dot_nibbles,
     load_bytes,
     load_nibbles,
     splat_halves_f16,
@@ -97,7 +99,7 @@ def _four_blocks(arena: Any, form: int, inputs: int, four: Any, later: Any, aq: 
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
     # What was added to the stored codes is taken off at the start of the sums; eight lanes share it.
-    bias = -16 if form == Q8 else -1 if form == Q4 else 0
+    bias = -code_offset() // 8 if form == Q8 else -1 if form == Q4 else 0
     for g in range(0, inputs // BLOCK, 2):
         w = g * (BLOCK if form == Q8 else BLOCK // 2)
         s = codes + 2 * g
@@ -125,4 +127,6 @@ def _four_blocks(arena: Any, form: int, inputs: int, four: Any, later: Any, aq: 
 
 @compiled
 def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
-    return to_f32(dot_bytes(start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))
+    if form == Q8:
+        return to_f32(dot_codes(start, load_bytes(arena, at), v))
+    return to_f32(dot_nibbles(start, load_nibbles(arena, at), v))

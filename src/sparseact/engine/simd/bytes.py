@@ -1,11 +1,12 @@
 """Operations on what is smaller than a lane: bytes, halves of bytes, bfloat16 and float16 in pairs. See simd.py."""
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 
-from sparseact.engine.simd.isa import dot_bytes_ir, half_to_float_ir
+from sparseact.engine.simd.isa import code_offset_of, dot_codes_ir, dot_nibbles_ir, half_to_float_ir
 from sparseact.engine.simd.vectors import LANES, Emitter, f32x16, i32x16, operation, same, u8x64
 
 _F32, _I8, _I16, _I32 = ir.FloatType(), ir.IntType(8), ir.IntType(16), ir.IntType(32)
@@ -47,9 +48,48 @@ def splat_bytes(e: Emitter, a: Any, b: Any, c: Any, d: Any) -> ir.Value:
 
 
 @operation(i32x16)
-def dot_bytes(e: Emitter, acc: Any, a: Any, b: Any) -> ir.Value:
-    """Add to acc, in each lane, the 4 products of the bytes of a (unsigned) and b (signed)."""
-    return dot_bytes_ir(e, acc, a, b)
+def dot_codes(e: Emitter, acc: Any, a: Any, b: Any) -> ir.Value:
+    """Add to acc, in each lane, the 4 products of codes of a and bytes of b, and of b times `code_offset`."""
+    return dot_codes_ir(e, acc, a, b)
+
+
+@operation(types.int32)
+def code_offset(e: Emitter) -> ir.Value:
+    """What is to be taken off a sum of `dot_codes` for each unit of b: a number of the processor."""
+    return _I32(code_offset_of(e.target))
+
+
+@operation(i32x16)
+def dot_nibbles(e: Emitter, acc: Any, a: Any, b: Any) -> ir.Value:
+    """Add to acc, in each lane, the 4 products of bytes of a, 0..15, and of b (signed)."""
+    return dot_nibbles_ir(e, acc, [(a, b)])
+
+
+@operation(i32x16)
+def dot_block(e: Emitter, array: Any, i: Any, x: Any, j: Any, acc: Any) -> ir.Value:
+    """Acc + the products of a block of 32 nibbles of 16 rows, from i on, with the 32 bytes of x from j on.
+
+    The low nibbles of 4 vectors are the first 16 inputs, 4 to a lane, and the high ones the last 16.
+    """
+
+    def four(k: int) -> ir.Value:
+        return e.ir.bitcast(e.splat(e.load(x, j, _I32, 2, 4 * k)), _V_BYTES)
+
+    return _dot_four(e, array, i, four, acc)
+
+
+@operation(i32x16)
+def dot_spread(e: Emitter, array: Any, i: Any, x: Any, j: Any, acc: Any) -> ir.Value:
+    """Acc + the products of the nibbles of 4 vectors, from i on, with 8 vectors of x, from j on: the low ones first."""
+    return _dot_four(e, array, i, lambda k: e.load(x, j, _V_BYTES, 2, 64 * k), acc)
+
+
+def _dot_four(e: Emitter, array: Any, i: Any, other: Callable[[int], ir.Value], acc: Any) -> ir.Value:
+    pairs = []
+    for k in range(4):
+        w = e.load(array, i, _V_BYTES, 0, 64 * k)
+        pairs += [(e.ir.and_(w, same(64, 15, _I8)), other(k)), (e.ir.lshr(w, same(64, 4, _I8)), other(4 + k))]
+    return dot_nibbles_ir(e, acc, pairs)
 
 
 @operation(u8x64)
@@ -62,12 +102,6 @@ def low_nibbles(e: Emitter, a: Any) -> ir.Value:
 def high_nibbles(e: Emitter, a: Any) -> ir.Value:
     """The high 4 bits of each byte."""
     return e.ir.lshr(a, same(64, 4, _I8))
-
-
-@operation(u8x64)
-def upper_nibbles(e: Emitter, a: Any) -> ir.Value:
-    """The high 4 bits of each byte, where they are: 16 times their number."""
-    return e.ir.and_(a, same(64, -16, _I8))
 
 
 @operation(i32x16)

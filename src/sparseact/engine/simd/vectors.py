@@ -66,15 +66,15 @@ class Emitter:
         self.types = argument_types
         self.target = Target.of(context)
 
-    def pointer(self, array: ir.Value, i: ir.Value, kind: ir.Type) -> ir.Value:
-        """Pointer to element `i` of `array`: the first two arguments of the operation."""
-        index = self.scalar(i, 1, types.intp)
-        data = self.context.make_array(self.types[0])(self.context, self.ir, array).data
+    def pointer(self, array: ir.Value, i: ir.Value, kind: ir.Type, first: int = 0, after: int = 0) -> ir.Value:
+        """Pointer to element `i + after` of `array`: arguments `first`, and the next, of the operation."""
+        index = self.ir.add(self.scalar(i, first + 1, types.intp), ir.IntType(64)(after))
+        data = self.context.make_array(self.types[first])(self.context, self.ir, array).data
         return self.ir.bitcast(self.ir.gep(data, [index], inbounds=True), kind.as_pointer())
 
-    def load(self, array: ir.Value, i: ir.Value, kind: ir.Type) -> ir.Value:
-        """Load from element `i` of `array` on: the first two arguments of the operation."""
-        value = self.ir.load(self.pointer(array, i, kind))
+    def load(self, array: ir.Value, i: ir.Value, kind: ir.Type, first: int = 0, after: int = 0) -> ir.Value:
+        """Load from element `i + after` of `array` on: arguments `first`, and the next, of the operation."""
+        value = self.ir.load(self.pointer(array, i, kind, first, after))
         value.align = 1
         return value
 
