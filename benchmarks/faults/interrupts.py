@@ -18,10 +18,10 @@ from faults.table import Row
 # Moments are drawn from when the command line is there: what interrupts Python as it starts, Python says.
 RUN = """
 import signal, sys
-from sparseact.cli import main
+from sparseact.cli import run
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 print('ready', flush=True)
-sys.exit(main(sys.argv[1:]))
+run()
 """
 
 

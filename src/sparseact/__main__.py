@@ -1,8 +1,6 @@
 """`python -m sparseact` is the command line."""
 
-import sys
-
-from sparseact.cli import main
+from sparseact.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` is quick.
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import fields
 from inspect import signature
 from itertools import pairwise
 from shlex import quote
+from typing import NoReturn
 
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnknownCommandError, UnusedCliTokensError
@@ -72,6 +74,16 @@ COMMANDS: dict[str, Callable[..., str | None]] = {
 for name, command in COMMANDS.items():
     app.command(command, name=name)
 app.register_install_completion_command(help="Install completion for the shell in use, and exit.")
+
+
+def run() -> NoReturn:
+    """The command line as a process. An interrupt while Python takes down what is done changes nothing."""
+    try:
+        status = main()
+    except KeyboardInterrupt:  # between the lines of `main`
+        status = INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
