@@ -31,12 +31,13 @@ from tqdm import tqdm
 
 import sparseact as sa
 from sparseact.calibration.neurons import Neurons, find_neurons, read_signal
+from sparseact.calibration.regression import reduced_rank_regression
 from sparseact.calibration.weights import column_norms
 from sparseact.data import load_text
 from sparseact.masked.apply import run_gates
 from sparseact.masked.gate import predict
 from sparseact.masked.selectors import topk_mask
-from sparseact.policies.deja_vu import recall_of, reduced_rank_regression
+from sparseact.policies.deja_vu import recall_of
 from sparseact.recipes.gate import Gate, Signal
 from sparseact.recipes.phases import Phases
 from sparseact.recipes.selectors import TopK
@@ -192,7 +193,8 @@ def measured(model: Any, dense: Any, gates: Sequence[Gate], texts: Sequence[Sour
     """Perplexity over dense, and KL, on the held-out windows of each text."""
     by_site: dict[Site, Gate] = {gate.site: gate for gate in gates}
     masked = run_gates(model, by_site, replace(Phases(), prefill=True))
-    found = held_out(model, dense, texts, masked, torch.float32)
+    windows = max(len(text.held_out) for text in texts)
+    found = held_out(model, dense, texts, masked, torch.float32, windows=windows)
     return {name: {"factor": 1 + each.increase, "kl": each.kl, "tokens": each.tokens} for name, each in found.items()}
 
 
