@@ -1,9 +1,12 @@
 """The table of what a little training makes of each arm."""
 
-import trained_arms
+import importlib
+from pathlib import Path
 
 
-def test_an_arm_is_a_row_with_what_was_before_and_after():
+def test_an_arm_is_a_row_with_what_was_before_and_after(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    trained_arms = importlib.import_module("trained_arms")
     of = {"tokens": 511}
     rows = [
         {
