@@ -34,6 +34,7 @@ BUILTIN: dict[str, Family] = {
         *("smollm3", "granite", "granite_hybrid", "gemma", "vaultgemma", "ministral", "ministral3", "stablelm"),
         *("ernie4_5", "helium", "internlm3", "seed_oss", "cwm", "olmo2", "olmo3", "exaone4", "hunyuan"),
         *("gpt_neox", "cohere", "cohere2"),
+        *("lfm2", "gemma3n"),  # hybrids, which the engine does not run
     )
 }
 """The families of this package, by their files' names."""
@@ -88,7 +89,9 @@ def read_config(values: Mapping[str, Any], where: str) -> Architecture:
     model_type = config.get("model_type")
     family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
     if family is None or family.architecture is None:
-        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}; {LISTED}")
+        lacks = next((family.engine_lacks for family in BUILTIN.values() if family.model_type == model_type), "")
+        why = f": it has no {lacks}" if lacks else ""
+        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}{why}; {LISTED}")
     config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
     try:
         architecture = family.architecture(config)

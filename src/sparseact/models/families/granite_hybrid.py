@@ -42,6 +42,7 @@ _TINY = granite.TINY | {
 FAMILY = Family(
     "granitemoehybrid",
     Layout("Granite 4", ("shared_mlp.input_linear",), "shared_mlp.output_linear", llama.QKV, "self_attn.o_proj"),
+    gated=True,
     architecture=_read,
     naming=Naming(_NAMES),
     tiny={  # their GGUF files name it granite
