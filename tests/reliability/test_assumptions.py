@@ -17,7 +17,7 @@ from sparseact.testing.tiny import TINY
 TEXT = "the quick brown fox jumps over the lazy dog. " * 50
 
 
-PAST_ATTENTION = {"lfm2"}
+PAST_ATTENTION = {"lfm2", "qwen3.5", "falcon-h1", "granite4-h", "mamba", "mamba2"}
 """Families whose positions meet in convolutions or states too: tests/models/test_hybrids.py."""
 
 

@@ -59,9 +59,7 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
     """
     blocks, shares = dissect(model)
     sites = find_sites(model, "mlp")
-    activation = _activation(model)
-    family = family_where(lambda family: family.model_type == model.config.model_type)
-    own = family.own_sparsity(model.config.to_dict()) if family and family.own_sparsity else (0.0,) * len(blocks)
+    gates = _gates(model, len(blocks))
     channels = {site.module: site for site in find_channels(model)}
     found = []
     for site in sites:
@@ -81,7 +79,7 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
             Neurons(
                 site,
                 channels[f"{block.path}.{block.layout.mlp_in[0]}"],
-                replace(signals[0], activation=activation, own_sparsity=own[site.layer]),
+                replace(gates[site.layer], module=signals[0].module, part=signals[0].part),
                 signals[1] if len(signals) > 1 else None,
                 {
                     "gate": rows[0],
@@ -127,6 +125,16 @@ def _refuse_norms(model: PreTrainedModel, block: Block) -> None:
             )
 
 
+def _gates(model: PreTrainedModel, layers: int) -> list[Signal]:
+    """What happens to gate's outputs, by layer."""
+    config = model.config.to_dict()
+    family = family_where(lambda family: family.model_type == model.config.model_type)
+    factor = family.gate_factor(config) if family and family.gate_factor else 1.0
+    own = family.own_sparsity(config) if family and family.own_sparsity else (0.0,) * layers
+    activation = (family.activation if family else "") or _activation(model)
+    return [Signal("output", activation=activation, factor=factor, own_sparsity=share) for share in own]
+
+
 def _activation(model: PreTrainedModel) -> str:
     for name in ("hidden_activation", "activation_function", "hidden_act"):
         if found := getattr(model.config, name, None):
@@ -136,6 +144,4 @@ def _activation(model: PreTrainedModel) -> str:
                     "use teal, wina or sparseact, which leave out inputs"
                 )
             return str(found)
-    if family := family_where(lambda family: family.model_type == model.config.model_type and family.activation != ""):
-        return family.activation
     raise UnsupportedModelError(f"{type(model).__name__}: its config names no activation of the MLP")

@@ -52,7 +52,7 @@ def _checked(model: str) -> tuple[dict[str, Any], str]:
     if found.gated is not None:
         from sparseact.policies.registry import POLICIES, unfit_policies
 
-        unfit = unfit_policies(gated=found.gated, norms_neurons=found.norms_neurons)
+        unfit = unfit_policies(gated=found.gated, norms_neurons=found.norms_neurons, has_neurons=found.has_neurons)
         record |= {"policies": [name for name in POLICIES if name not in unfit], "policies_unfit": unfit}
         without = [
             f"without {', '.join(name for name in unfit if unfit[name] == need)}, which need {need}"

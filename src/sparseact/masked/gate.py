@@ -34,6 +34,8 @@ def signal_of(signal: Signal, output: Tensor) -> Tensor:
     """The signal [..., units] in the output of its linear."""
     index, parts = signal.part
     value = output.chunk(parts, dim=-1)[index]
+    if signal.factor != 1:
+        value = value * signal.factor
     if signal.own_sparsity:
         value = _without_low(value, signal.own_sparsity)
     if not signal.activation:

@@ -42,6 +42,7 @@ class Signal:
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
+        factor: on the outputs, before the activation.
         own_sparsity: share of the outputs that the model itself leaves off before the activation, by a quantile of the
             normal distribution: relu(output - mean - quantile * deviation) over a token's outputs (Gemma 3n).
         look: of a guess, the share of the inputs that it reads.
@@ -53,6 +54,7 @@ class Signal:
     module: str = ""
     part: tuple[int, int] = (0, 1)
     activation: str = ""
+    factor: float = 1.0
     own_sparsity: float = 0.0
     look: float = 1.0
     bits: int = 0

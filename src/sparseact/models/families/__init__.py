@@ -34,7 +34,8 @@ BUILTIN: dict[str, Family] = {
         *("smollm3", "granite", "granite_hybrid", "gemma", "vaultgemma", "ministral", "ministral3", "stablelm"),
         *("ernie4_5", "helium", "internlm3", "seed_oss", "cwm", "olmo2", "olmo3", "exaone4", "hunyuan"),
         *("gpt_neox", "cohere", "cohere2"),
-        *("lfm2", "gemma3n"),  # hybrids, which the engine does not run
+        # Not on the engine: hybrids, and blocks with more than attention and an MLP.
+        *("lfm2", "gemma3n", "gemma4", "qwen3_5", "falcon_h1", "granite_mamba", "mamba", "mamba2"),
     )
 }
 """The families of this package, by their files' names."""

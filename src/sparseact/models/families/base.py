@@ -72,6 +72,8 @@ class Family:
         layout: where the units are in a model of transformers.
         other_layouts: where they are in blocks of other kinds; of all layouts a block has the first that fits it.
         activation: of the neurons, where configs do not name it.
+        gate_factor: from a config in transformers' words, the factor on gate's outputs before the activation; None
+            for 1.
         own_sparsity: from a config in transformers' words, the share of each layer's neurons that the model itself
             leaves off, see `recipes.gate.Signal`; None where it leaves none off.
         gated: the neurons are act(gate) * up; None where `architecture` says it, or it is not known.
@@ -92,6 +94,7 @@ class Family:
     layout: Layout
     other_layouts: tuple[Layout, ...] = ()
     activation: str = ""
+    gate_factor: Callable[[Mapping[str, Any]], float] | None = None
     own_sparsity: Callable[[Mapping[str, Any]], tuple[float, ...]] | None = None
     gated: bool | None = None
     architecture: Callable[[Config], Architecture] | None = None

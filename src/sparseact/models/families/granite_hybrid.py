@@ -22,7 +22,8 @@ def _read(config: Config) -> Architecture:
     kinds = config.get("layer_types", config.get("layers_block_type", ["mamba"] * layers))
     if other := sorted({*kinds} - {"attention", "full_attention"}):
         raise UnsupportedModelError(
-            f"{config.where}: the engine does not run layers of type {', '.join(other)}; {LISTED}"
+            f"{config.where}: the engine does not run models of type {config.get('model_type')!r} with layers of type "
+            f"{', '.join(other)}: it has no state-space layers; {LISTED}"
         )
     rotates = config.get("position_embedding_type") == "rope"
     neurons = config.size("shared_intermediate_size")
