@@ -11,6 +11,7 @@ from pathlib import Path
 
 from formulas import Line, first_line, latex
 from method_pages import methods
+from sparseact.models.families.base import Layout
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,19 @@ def policies() -> str:
     return _table(("policy", "units", "score", "rule", "source"), rows)
 
 
+def _units_of(layout: Layout) -> tuple[str, ...]:
+    """Where neurons, heads and other linears of a kind of block are."""
+    made_by, others = (
+        ", ".join(f"`{module}`" for module in modules)
+        for modules in (
+            layout.mlp_in,
+            (*(() if layout.has_heads else (*layout.attention_in, layout.attention_out)), *layout.others),
+        )
+    )
+    heads = (f"`{layout.attention_out}`", f"`{layout.attention_in[0]}`") if layout.has_heads else ("none", "")
+    return f"`{layout.mlp_out}`" if layout.mlp_in else "none", made_by, *heads, others
+
+
 def families() -> str:
     """What each family's file says, and where its units are."""
     from sparseact.models.families import BUILTIN
@@ -66,18 +80,19 @@ def families() -> str:
     rows = []
     for name, family in BUILTIN.items():
         about = (import_module(f"sparseact.models.families.{name}").__doc__ or "").partition("\n")[0]
-        layout = family.layout
-        made_by = ", ".join(f"`{module}`" for module in layout.mlp_in)
-        places = (f"`{layout.mlp_out}`", made_by, f"`{layout.attention_out}`", f"`{layout.attention_in[0]}`")
         engine = "yes" if family.architecture else "no"
         runs = (engine, f"`{family.gguf.architecture}`" if family.gguf else "", ", ".join(family.tiny))
-        rows.append((f"`{name}`: {about.rstrip('.')}", *places, *runs))
+        for layout in family.layouts:
+            first = layout is family.layout
+            title = f"`{name}`: {about.rstrip('.')}" if first else f"`{name}`: other blocks"
+            rows.append((title, *_units_of(layout), *(runs if first else ("", "", ""))))
     head = (
         "family",
         "neurons are the input of",
         "made by",
         "heads are the input of",
         "queries from",
+        "other linears",
         "engine",
         "llama.cpp's architecture",
         "tested as",

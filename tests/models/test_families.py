@@ -218,15 +218,19 @@ def test_a_family_is_known_without_torch():
 def test_a_family_is_whole(name):
     family = BUILTIN[name]
     assert family.tiny
-    assert family.layout in LAYOUTS
+    assert {*family.layouts} <= {*LAYOUTS}
     assert family.architecture or not family.gguf
+    assert family.architecture or family.engine_lacks
     assert all(tiny.FAMILIES[each]().model_type == family.model_type for each in family.tiny)
 
 
 def test_the_docs_have_a_row_for_every_layout():
     rows = [line.split("|") for line in PAGE.splitlines() if line.startswith("|")]
-    units = {(row[2].split("`")[1], row[4].split("`")[1]) for row in rows[2:]}
-    assert units == {(layout.mlp_out, layout.attention_out) for layout in LAYOUTS}
+    units = {tuple(row[place].strip(" `") for place in (2, 4)) for row in rows[2:]}
+    assert units == {
+        (layout.mlp_out if layout.mlp_in else "none", layout.attention_out if layout.has_heads else "none")
+        for layout in LAYOUTS
+    }
 
 
 # A family of another package: the one of the examples.

@@ -44,8 +44,8 @@ def test_a_gguf_file_says_what_runs(tmp_path):
 def test_why_it_does_not_run(tmp_path):
     hybrid = FAMILIES["granite4"]().to_dict() | {"layer_types": ["mamba", "attention", "attention"]}
     found = support_of(config_of(tmp_path, **hybrid))
-    assert (found.torch, found.gated) == ("", None)
-    assert found.engine.startswith("the engine does not run layers of type mamba")
+    assert (found.torch, found.gated) == ("", True)
+    assert "with layers of type mamba: it has no state-space layers" in found.engine
     found = support_of(config_of(tmp_path, model_type="mixtral"))
     assert found.torch.startswith("'mixtral' is not known")
     assert found.record()["runs"] == {"torch": False, "engine": False, "gguf": False}

@@ -26,7 +26,7 @@ def _heads_off(site, z):
 
 def _only_theirs(model, family, site, head):
     """Views of the weights that only one head uses: its rows of q and its columns of o."""
-    _, layout, _ = dissect(model)
+    layout = dissect(model)[0][site.layer].layout
     first, out = model.get_submodule(f"{site.block}.{layout.attention_in[0]}"), model.get_submodule(site.module)
     start = head * site.unit_size * (3 if "neox" in family else 1)  # there each head's q, k and v are one run
     rows = (first.weight.T if isinstance(first, Conv1D) else first.weight)[start : start + site.unit_size]

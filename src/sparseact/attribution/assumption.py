@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from textwrap import shorten
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +20,7 @@ from sparseact.attribution.own_position import own_position_attention
 from sparseact.errors import UnsupportedModelError
 from sparseact.masked.cache_check import PROMPT, is_close, trial_tokens
 from sparseact.masked.decoding import evaluation_mode, prefill, teacher_force
+from sparseact.models.quiet import first_line
 from sparseact.sites import Site, capture
 
 _KNOWN: WeakKeyDictionary[PreTrainedModel, dict[str, str]] = WeakKeyDictionary()
@@ -44,8 +46,12 @@ def check_assumption(model: PreTrainedModel, sites: Sequence[Site]) -> None:
 @torch.inference_mode(mode=False)
 def _try(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, str]:
     """What is wrong, or nothing, by the sites' modules."""
-    with evaluation_mode(model):
-        cut, whole = (_gradients(model, sites, context) for context in (own_position_attention(model), nullcontext()))
+    try:
+        with evaluation_mode(model):
+            cut, whole = (_gradients(model, sites, each) for each in (own_position_attention(model), nullcontext()))
+    except RuntimeError as error:  # of autograd: states that are changed in place
+        why = shorten(first_line(error), 80, placeholder=" ...")
+        return dict.fromkeys((site.module for site in sites), f"no gradient comes from after cached tokens ({why})")
     return {site.module: _what_is_wrong(site, *pair) for site, *pair in zip(sites, cut, whole, strict=True)}
 
 

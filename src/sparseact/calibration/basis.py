@@ -23,12 +23,12 @@ DAMPING = 0.01
 
 def shared_inputs(model: PreTrainedModel, sites: Sequence[Site]) -> list[list[Site]]:
     """The channels that read the residual stream, those of one input together: q, k, v; gate, up."""
-    blocks, layout, _ = dissect(model)
     by_module = {site.module: site for site in sites}
     return [
-        [by_module[f"{block}.{name}"] for name in names]
-        for block in blocks
-        for names in (layout.attention_in, layout.mlp_in)
+        [by_module[f"{block.path}.{name}"] for name in names]
+        for block in dissect(model)[0]
+        for names in (block.layout.attention_in, block.layout.mlp_in)
+        if names
     ]
 
 

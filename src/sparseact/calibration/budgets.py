@@ -74,15 +74,10 @@ def whole_heads(
 
 def _reads_inside(site: Site) -> bool:
     """Whether a linear reads heads or neurons and not the residual stream."""
-    return site.module.rpartition(".")[2] in (
-        "o_proj",
-        "out_proj",
-        "dense",
-        "down_proj",
-        "fc2",
-        "c_proj",
-        "dense_4h_to_h",
-    )
+    return site.module.rpartition(".")[2] in {
+        *("o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj", "dense_4h_to_h"),
+        *("w2", "output_linear", "linear_right", "per_layer_projection"),
+    }
 
 
 def least_loss(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:

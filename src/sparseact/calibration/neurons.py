@@ -8,17 +8,17 @@ here, and up stands for 0 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparseact.errors import UnsupportedModelError
 from sparseact.masked.gate import signal_of
+from sparseact.models.families import family_where
 from sparseact.recipes.gate import Signal
-from sparseact.sites import Layout, Site, dissect, find_channels, find_sites
+from sparseact.sites import Block, Site, dissect, find_channels, find_sites
 from sparseact.sites.find import linear_shape, row_bytes
 
 if TYPE_CHECKING:
@@ -57,32 +57,34 @@ def find_neurons(model: PreTrainedModel) -> list[Neurons]:
         UnsupportedModelError: no known layout fits, the MLP is neither gated nor plain, it norms its neurons, or the
             config does not name its activation, or one that has weights of its own.
     """
-    blocks, layout, shares = dissect(model)
-    activation = _activation(model)
+    blocks, shares = dissect(model)
+    sites = find_sites(model, "mlp")
+    gates = _gates(model, len(blocks))
     channels = {site.module: site for site in find_channels(model)}
-    _refuse_norms(model, blocks, layout)
     found = []
-    for site, (path, block) in zip(find_sites(model, "mlp"), blocks.items(), strict=True):
+    for site in sites:
+        block = blocks[site.layer]
+        _refuse_norms(model, block)
         wide = [  # (module, (index, parts)) of each [units, inputs] slice of a first linear, gate before up
             (name, (index, parts))
-            for name in layout.mlp_in
-            for parts in [linear_shape(block.get_submodule(name))[0] // site.units]
+            for name in block.layout.mlp_in
+            for parts in [linear_shape(block.linear(name))[0] // site.units]
             for index in range(parts)
         ]
         if len(wide) not in {1, 2}:
             raise UnsupportedModelError(f"{site.block}: {len(wide)} linears of {site.units} neurons; 1 or 2 are known")
-        rows = [row_bytes(block.get_submodule(name), 0, shares) for name, _ in wide]
-        signals = [Signal("output", f"{path}.{name}", part) for name, part in wide]
+        rows = [row_bytes(block.linear(name), 0, shares) for name, _ in wide]
+        signals = [Signal("output", f"{block.path}.{name}", part) for name, part in wide]
         found.append(
             Neurons(
                 site,
-                channels[f"{path}.{layout.mlp_in[0]}"],
-                replace(signals[0], activation=activation),
+                channels[f"{block.path}.{block.layout.mlp_in[0]}"],
+                replace(gates[site.layer], module=signals[0].module, part=signals[0].part),
                 signals[1] if len(signals) > 1 else None,
                 {
                     "gate": rows[0],
                     "up": rows[1] if len(rows) > 1 else 0.0,
-                    "down": row_bytes(block.get_submodule(layout.mlp_out), 1, shares),
+                    "down": row_bytes(block.linear(block.layout.mlp_out), 1, shares),
                 },
             )
         )
@@ -112,16 +114,25 @@ def read_signal(model: PreTrainedModel, signal: Signal, x: Tensor) -> Tensor:
         return signal_of(signal, linear(x.to(weight.device, weight.dtype))).float().cpu()
 
 
-def _refuse_norms(model: PreTrainedModel, blocks: Mapping[str, nn.Module], layout: Layout) -> None:
+def _refuse_norms(model: PreTrainedModel, block: Block) -> None:
     """A norm of all neurons leaves none that need not be computed (BitNet)."""
-    parent = layout.mlp_out.rpartition(".")[0]
-    for path, block in blocks.items():
-        for name, _ in block.get_submodule(parent).named_children() if parent else ():
-            if name.endswith("norm"):
-                raise UnsupportedModelError(
-                    f"model: {type(model).__name__} norms its neurons ({path}.{parent}.{name}), for which all are "
-                    "computed; use teal, wina or sparseact, which leave out inputs"
-                )
+    parent = block.layout.mlp_out.rpartition(".")[0]
+    for name, _ in block.linear(parent).named_children() if parent else ():
+        if name.endswith("norm"):
+            raise UnsupportedModelError(
+                f"model: {type(model).__name__} norms its neurons ({block.path}.{parent}.{name}), for which all are "
+                "computed; use teal, wina or sparseact, which leave out inputs"
+            )
+
+
+def _gates(model: PreTrainedModel, layers: int) -> list[Signal]:
+    """What happens to gate's outputs, by layer."""
+    config = model.config.to_dict()
+    family = family_where(lambda family: family.model_type == model.config.model_type)
+    factor = family.gate_factor(config) if family and family.gate_factor else 1.0
+    own = family.own_sparsity(config) if family and family.own_sparsity else (0.0,) * layers
+    activation = (family.activation if family else "") or _activation(model)
+    return [Signal("output", activation=activation, factor=factor, own_sparsity=share) for share in own]
 
 
 def _activation(model: PreTrainedModel) -> str:

@@ -1,5 +1,6 @@
 """`sparseact models`."""
 
+from collections import Counter
 from typing import Any
 
 from sparseact.cli.options import Shared
@@ -44,10 +45,14 @@ def _checked(model: str) -> tuple[dict[str, Any], str]:
     cap = f"texts of up to {found.context} tokens" + (f", for {found.why_context}" if found.why_context else "")
     lines += [f"{road:<9} {why or 'runs'}" for road, why in (("torch", found.torch), ("engine", found.engine or cap))]
     lines.append(f"{'GGUF':<9} {found.gguf or 'files of this family are read'}")
+    if any(found.own_sparsity):
+        layers = Counter(found.own_sparsity)
+        shares = [f"{share:.0%} in {layers[share]} of {layers.total()} layers" for share in sorted(layers) if share]
+        lines.append(f"{'neurons':<9} the model itself leaves off {', '.join(shares)}")
     if found.gated is not None:
         from sparseact.policies.registry import POLICIES, unfit_policies
 
-        unfit = unfit_policies(gated=found.gated, norms_neurons=found.norms_neurons)
+        unfit = unfit_policies(gated=found.gated, norms_neurons=found.norms_neurons, has_neurons=found.has_neurons)
         record |= {"policies": [name for name in POLICIES if name not in unfit], "policies_unfit": unfit}
         without = [
             f"without {', '.join(name for name in unfit if unfit[name] == need)}, which need {need}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from sparseact.data import context_of
 from sparseact.data.windows import Window
 from sparseact.errors import InputError, unknown_name
+from sparseact.masked.cache_check import keeps_states
 from sparseact.recipes.phases import Phase
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ def check_sizes(model: PreTrainedModel, context: int, stride: int | None, phase:
 
 def read_together(model: PreTrainedModel, window: Window) -> Iterator[Tensor]:
     """Logits [tokens, vocabulary] of the predicted tokens, piece by piece, all tokens of a piece at once."""
-    ids, cache = torch.tensor([window.ids], device=model.device), _empty_cache(model)
-    for start, end in _pieces(model, window):
+    ids = torch.tensor([window.ids], device=model.device)
+    pieces, cached = _pieces(model, window), {"past_key_values": _empty_cache(model)}
+    if keeps_states(model):
+        pieces, cached = [(0, len(window.ids) - 1)], {}
+    for start, end in pieces:
         wanted = end - max(start, window.first - 1)
-        output = model(ids[:, start:end], past_key_values=cache, use_cache=True, logits_to_keep=max(wanted, 1))
+        output = model(ids[:, start:end], **cached, use_cache=bool(cached), logits_to_keep=max(wanted, 1))
         if wanted > 0:
             yield output.logits[0, -wanted:]
 

@@ -20,7 +20,7 @@ from sparseact.data import shared_passages
 from sparseact.data.windows import cut_text
 from sparseact.errors import NotFiniteError
 from sparseact.evaluation.logits import check_sizes, read_one_by_one, read_together
-from sparseact.masked.cache_check import check_cache
+from sparseact.masked.cache_check import check_cache, keeps_states
 from sparseact.masked.decoding import evaluation_mode
 from sparseact.masked.density import Density
 from sparseact.recipes.phases import Phase
@@ -117,7 +117,8 @@ def evaluate(
     """
     phase = phase or ("decode" if recipe is not None and _decodes_only(recipe) else "prefill")
     context, stride = check_sizes(model, context, stride, phase)
-    check_cache(model)
+    if phase == "decode" or not keeps_states(model):
+        check_cache(model)
     windows = cut_text(tokenizer, text, context=context, stride=stride, decode=phase == "decode", limit=limit)
     dense_model = model if recipe is None else _twin(model)
     read = read_together if phase == "prefill" else read_one_by_one

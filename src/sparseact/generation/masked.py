@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparseact.data import context_of
+from sparseact.errors import UnsupportedModelError
+from sparseact.masked.cache_check import keeps_states
 from sparseact.masked.decoding import check_logits, evaluation_mode, stop_tokens
 from sparseact.masked.density import Density
 from sparseact.models.formats import Floats
+from sparseact.recipes.phases import Phase
 from sparseact.recipes.recipe import Recipe
 from sparseact.sites import weight_bytes
 
@@ -29,7 +32,13 @@ def masked(model: PreTrainedModel, recipe: Recipe | None = None) -> Iterator[Mas
 
     Raises:
         InputError: the recipe is another model's.
+        UnsupportedModelError: it is for decoding only, and the model reads all of a text again for each token.
     """
+    if recipe is not None and not recipe.phases.prefill and keeps_states(model):
+        raise UnsupportedModelError(
+            f"model: {type(model).__name__} reads all of a text again for each token, so that a recipe for decoding "
+            "only would leave out nothing"
+        )
     with evaluation_mode(model), recipe(model) if recipe is not None else nullcontext() as density:
         yield Masked(model, density)
 
@@ -44,6 +53,7 @@ class Masked:
         self.ends = stop_tokens(model)
         self.context = context_of(model.config)
         self._model, self._density = model, density
+        self._phase: Phase = "prefill" if keeps_states(model) else "decode"
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}
         self.reset()
 
@@ -84,15 +94,15 @@ class Masked:
 
     def achieved(self) -> float:
         """Share of the gated weight bytes that decoding did not read, net of what the gates read themselves."""
-        return self._density.achieved("decode") if self._density else 0.0
+        return self._density.achieved(self._phase) if self._density else 0.0
 
     def density_by_layer(self) -> dict[str, float]:
         """Share of the gated weight bytes that decoding read, by the layer's number or "head"."""
-        return self._density.by_layer("decode") if self._density else {}
+        return self._density.by_layer(self._phase) if self._density else {}
 
     def bytes_per_token(self) -> float:
         """Weight bytes read for a decoded token: blocks and head of the model."""
-        return self._density.bytes_per_token("decode") if self._density else weight_bytes(self._model)
+        return self._density.bytes_per_token(self._phase) if self._density else weight_bytes(self._model)
 
     def head_bytes_per_token(self) -> float:
         """None are screened."""

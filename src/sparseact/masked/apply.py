@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sparseact.errors import InputError, SparseactError
+from sparseact.errors import InputError, SparseactError, UnsupportedModelError
 from sparseact.masked.cache_check import not_now
 from sparseact.masked.clock import Clock, read_clock
 from sparseact.masked.density import Density
@@ -139,7 +139,14 @@ class _Pass:
         """Mask the units [batch, tokens, units, unit_size] of a gate's site."""
         if self.clock is None:
             raise InputError("a recipe runs the whole model: call the model itself, not one of its submodules")
-        clock = self.clock.at_head() if gate.site.is_head else self.clock
+        # Layers that make no keys of their own (Gemma 4) run the tokens whose logits are asked for, as the head does.
+        cut = gate.site.is_head or x.shape[1] < self.clock.real.shape[1]
+        if cut and gate.frozen and not gate.site.is_head:
+            raise UnsupportedModelError(
+                f"model: {gate.site.block} runs only the tokens of a prompt whose logits are asked for, so that no units can "
+                "be chosen from the prompt there"
+            )
+        clock = self.clock.at_head() if cut else self.clock
         inputs = x.flatten(-2)
         units = inputs if gate.site.unit_size == 1 else x.norm(dim=-1)  # a head is as large as what it puts out
         on = self._mask(gate, units, clock) | ~clock.sparse[..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -40,6 +41,11 @@ def check_cache(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"model: {type(model).__name__}: {reason}, on which all measurements here stand")
 
 
+def keeps_states(model: PreTrainedModel) -> bool:
+    """Whether a text goes on from states alone, which do not say how long it is (Mamba), not from keys and values."""
+    return "cache_params" in signature(model.forward).parameters
+
+
 @contextmanager
 def not_now(model: PreTrainedModel) -> Iterator[None]:
     """Leave out the trial inside the block: the model is sparse, for single tokens in another way than for several."""
@@ -65,6 +71,8 @@ def is_close(found: Tensor, wanted: Tensor) -> bool:
 def _what_is_wrong(model: PreTrainedModel) -> str:
     from transformers import DynamicCache
 
+    if keeps_states(model):
+        return "it hands out states, not a cache of keys and values"
     ids, was_training = trial_tokens(model), model.training
     model.eval()
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparseact.errors import UnsupportedModelError
 from sparseact.recipes.phases import Phase, Phases
 
 
@@ -30,12 +31,21 @@ class Clock:
     logits: slice | Tensor
 
     def at_head(self) -> Clock:
-        """The clock of the tokens that go through the head of the model."""
+        """The clock of the tokens that go through the head of the model, and through layers that run no others."""
         return replace(self, real=self.real[:, self.logits], sparse=self.sparse[:, self.logits])
 
 
 def read_clock(arguments: dict[str, Any], phases: Phases) -> Clock:
-    """The clock of a forward pass, from the arguments of a transformers causal LM."""
+    """The clock of a forward pass, from the arguments of a transformers causal LM.
+
+    Raises:
+        UnsupportedModelError: the text goes on from states alone, so that the tokens' positions are not known.
+    """
+    if arguments.get("cache_params") is not None:
+        raise UnsupportedModelError(
+            "model: a recipe does not run on a text that goes on from cached states, which do not say how long it is; "
+            "use sparseact.generate, or model.generate(use_cache=False)"
+        )
     tokens = arguments.get("input_ids")
     tokens = arguments["inputs_embeds"] if tokens is None else tokens
     batch, count = tokens.shape[:2]

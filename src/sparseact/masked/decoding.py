@@ -41,8 +41,8 @@ class Prefix:
     def repeat(self, times: int) -> Prefix:
         """A copy of its own in which every prompt stands `times` times."""
         cache = copy.deepcopy(self.cache)
-        if cache.get_seq_length():
-            cache.batch_repeat_interleave(times)
+        # Unlike `batch_repeat_interleave`, states of convolutions and of state-space layers too.
+        cache.reorder_cache(torch.arange(len(self.last), device=self.last.device).repeat_interleave(times))
         mask, last = (t.repeat_interleave(times, dim=0) for t in (self.attention_mask, self.last))
         return Prefix(cache, mask, last)
 

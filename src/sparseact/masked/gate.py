@@ -34,12 +34,23 @@ def signal_of(signal: Signal, output: Tensor) -> Tensor:
     """The signal [..., units] in the output of its linear."""
     index, parts = signal.part
     value = output.chunk(parts, dim=-1)[index]
+    if signal.factor != 1:
+        value = value * signal.factor
+    if signal.own_sparsity:
+        value = _without_low(value, signal.own_sparsity)
     if not signal.activation:
         return value
     from transformers.activations import ACT2FN
 
     activated: Tensor = ACT2FN[signal.activation](value)
     return activated
+
+
+def _without_low(value: Tensor, share: float) -> Tensor:
+    """What is above a quantile of the normal distribution of a token's mean and deviation, as Gemma 3n computes it."""
+    quantile = torch.special.ndtri(torch.tensor(share, dtype=torch.float32)).to(value)
+    cut = value.mean(dim=-1, keepdim=True) + value.std(dim=-1, keepdim=True, unbiased=False) * quantile
+    return (value - cut).relu()
 
 
 def rotate(gate: Gate, x: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:

@@ -34,6 +34,8 @@ class Support:
         why_context: why those are fewer than the model's own, if they are.
         gated: the neurons are act(gate) * up; None where that is not known.
         norms_neurons: which leaves no neuron that need not be computed.
+        has_neurons: some block has an MLP.
+        own_sparsity: share of each layer's neurons that the model itself leaves off; empty where it leaves none off.
     """
 
     model: str
@@ -45,6 +47,8 @@ class Support:
     why_context: str = ""
     gated: bool | None = None
     norms_neurons: bool = False
+    has_neurons: bool = True
+    own_sparsity: tuple[float, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -75,6 +79,9 @@ def support_of(name: str) -> Support:
         model_type,
         torch="" if family else f"{model_type!r} is {_UNKNOWN}",
         gguf="" if reads_gguf or path.is_file() else f"no GGUF files of {model_type!r} are read",
+        gated=family.gated if family else None,
+        has_neurons=any(layout.mlp_in for layout in family.layouts) if family else True,
+        own_sparsity=family.own_sparsity(config) if family and family.own_sparsity else (),
     )
     if isinstance(architecture, str):
         return replace(found, engine=architecture)

@@ -25,8 +25,8 @@ _HARMLESS = (
     "rope_factors_long.weight",
 )
 
-_BESIDE_TEXT = ("vision_tower", "multi_modal_projector")
-"""Modules of a model that sees, beside its language model."""
+_BESIDE_TEXT = ("vision_tower", "multi_modal_projector", "audio_tower", "embed_vision", "embed_audio")
+"""Modules of a model that sees or hears, beside its language model."""
 
 
 @dataclass(frozen=True)

@@ -44,17 +44,20 @@ def summary(policy: type[Policy]) -> str:
     return (policy.__doc__ or "").strip().partition("\n")[0]
 
 
-def unfit_policies(*, gated: bool, norms_neurons: bool) -> dict[str, str]:
+def unfit_policies(*, gated: bool, norms_neurons: bool, has_neurons: bool = True) -> dict[str, str]:
     """Built-in policies that such a model has not what they need for, each with what that is.
 
     Args:
         gated: its neurons are act(gate) * up.
         norms_neurons: it norms them before down reads them.
+        has_neurons: it has an MLP.
     """
     unfit = {}
     for name, policy in POLICIES.items():
         finders = vars(import_module(policy.__module__))
-        if norms_neurons and "find_neurons" in finders:
+        if not has_neurons and "find_neurons" in finders:
+            unfit[name] = "the neurons of an MLP"
+        elif norms_neurons and "find_neurons" in finders:
             unfit[name] = "a neuron that need not be computed"
         elif not gated and "up_signal" in finders:
             unfit[name] = "an up projection"

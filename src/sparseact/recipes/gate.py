@@ -42,6 +42,9 @@ class Signal:
         module: dotted name of that linear.
         part: (index, parts) of its outputs, for fused linears.
         activation: name of the activation to apply, as transformers calls it; none if empty.
+        factor: on the outputs, before the activation.
+        own_sparsity: share of the outputs that the model itself leaves off before the activation, by a quantile of the
+            normal distribution: relu(output - mean - quantile * deviation) over a token's outputs (Gemma 3n).
         look: of a guess, the share of the inputs that it reads.
         bits: of a guess, how many leading bits of each weight it reads, of 8; 0 if it reads whole weights.
         times: of a guess, another one of the same inputs that it is multiplied by: up.
@@ -51,6 +54,8 @@ class Signal:
     module: str = ""
     part: tuple[int, int] = (0, 1)
     activation: str = ""
+    factor: float = 1.0
+    own_sparsity: float = 0.0
     look: float = 1.0
     bits: int = 0
     times: Signal | None = None

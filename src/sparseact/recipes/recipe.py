@@ -164,8 +164,9 @@ def _read_signal(record: dict[str, Any]) -> Signal:
 
 def _write_signal(signal: Signal) -> dict[str, Any]:
     record = asdict(signal) | {"times": _write_signal(signal.times) if signal.times else None}
-    if not signal.bits:  # files were written before there were any, and stay what they are
-        del record["bits"]
+    for name in ("bits", "factor", "own_sparsity"):
+        if record[name] == getattr(Signal, name):  # files were written before there were any, and stay what they are
+            del record[name]
     return record
 
 

@@ -2,12 +2,13 @@
 
 from sparseact.models.families import Layout
 from sparseact.recipes.site import UNITS, Site, UnitKind
-from sparseact.sites.find import LAYOUTS, dissect, find_channels, find_sites, weight_bytes
+from sparseact.sites.find import LAYOUTS, Block, dissect, find_channels, find_sites, weight_bytes
 from sparseact.sites.hooks import capture, on_units, refuse_compiled, skip_logits
 
 __all__ = [
     "LAYOUTS",
     "UNITS",
+    "Block",
     "Layout",
     "Site",
     "UnitKind",

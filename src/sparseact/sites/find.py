@@ -1,14 +1,15 @@
 """Where each model family keeps its units: module names inside one block, tried by structure.
 
 No family needs code of its own, because a neuron and a head are both a slice of the input of a
-linear: its `Layout` in `models.families`, or one published under the entry point group
-`sparseact.layouts`, is enough.
+linear: its `Layout` in `models.families`, one for each kind of block, or one published under the entry
+point group `sparseact.layouts`, is enough.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,27 @@ from sparseact.utils.registry import with_plugins
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LAYOUTS: list[Layout] = list(dict.fromkeys(family.layout for family in BUILTIN.values()))
+LAYOUTS: list[Layout] = list(dict.fromkeys(layout for family in BUILTIN.values() for layout in family.layouts))
 """The layouts of the built-in families."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model.
+
+    Attributes:
+        path: its dotted name.
+        module: itself.
+        layout: where its units are.
+    """
+
+    path: str
+    module: nn.Module
+    layout: Layout
+
+    def linear(self, name: str) -> nn.Module:
+        """A linear by its name inside the block."""
+        return self.module.get_submodule(name)
 
 
 def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | None = None) -> list[Site]:
@@ -35,20 +55,28 @@ def find_sites(model: PreTrainedModel, units: str = "both", *, layout: Layout | 
         layout: names to use instead of the known ones; every block must have them.
 
     Returns:
-        One site per (layer, kind), by layer, neurons before heads.
+        One site per (layer, kind) that there is, by layer, neurons before heads: a block of a hybrid may lack a kind.
 
     Raises:
         InputError: `units` is not one of the three.
-        UnsupportedModelError: no known layout fits the model's blocks.
+        UnsupportedModelError: no known layout fits the model's blocks, or none of them has such units.
     """
     if units not in UNITS:
         raise unknown_name("units: unknown units", units, UNITS)
-    blocks, layout, shares = dissect(model, layout)
-    return [
-        _site(layer, kind, path, block, layout, model.config.num_attention_heads, shares)
-        for layer, (path, block) in enumerate(blocks.items())
+    blocks, shares = dissect(model, layout)
+    sites = [
+        _site(layer, kind, block, model, shares)
+        for layer, block in enumerate(blocks)
         for kind in UNITS[units]
+        if (block.layout.mlp_in if kind == "mlp" else block.layout.has_heads)
     ]
+    if not sites:
+        names = {"mlp": "MLP neurons", "heads": "attention heads", "both": "MLP neurons and no attention heads"}
+        raise UnsupportedModelError(
+            f"model: {type(model).__name__} has no {names[units]}; use teal, wina or sparseact, which leave out the "
+            "inputs of its linears"
+        )
+    return sites
 
 
 def find_channels(model: PreTrainedModel, *, lm_head: bool = False, layout: Layout | None = None) -> list[Site]:
@@ -58,18 +86,21 @@ def find_channels(model: PreTrainedModel, *, lm_head: bool = False, layout: Layo
         lm_head: and of the head of the model; one unit is a column of the output embedding, tied or not.
 
     Returns:
-        One site per linear, in the order in which a block runs them; its units are the input channels,
+        One site per linear, attention before MLP before others; its units are the input channels,
         its name `self_attn.q_proj.3`, and one unit stands for its column of the weight.
 
     Raises:
         UnsupportedModelError: no known layout fits the model's blocks, or its head is no linear.
     """
-    blocks, layout, shares = dissect(model, layout)
+    blocks, shares = dissect(model, layout)
     channels = [
-        Site(layer, "channels", path, f"{path}.{name}", linear_shape(linear)[1], 1, row_bytes(linear, 1, shares))
-        for layer, (path, block) in enumerate(blocks.items())
-        for name in layout.modules
-        for linear in [block.get_submodule(name)]
+        Site(
+            *(layer, "channels", block.path, f"{block.path}.{name}"),
+            *(linear_shape(linear)[1], 1, row_bytes(linear, 1, shares)),
+        )
+        for layer, block in enumerate(blocks)
+        for name in block.layout.modules
+        for linear in [block.linear(name)]
     ]
     return [*channels, _head_channels(model, len(blocks))] if lm_head else channels
 
@@ -87,12 +118,12 @@ def weight_bytes(model: PreTrainedModel) -> int:
     return round(sum(site.units * site.unit_bytes for site in find_channels(model, lm_head=True)))
 
 
-def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[dict[str, nn.Module], Layout, Counter[int]]:
-    """The blocks by dotted name, their layout, and in how many blocks each module stands, by id."""
-    blocks = _blocks(model)
-    layout = _recognise(model, blocks, [layout] if layout else known_layouts())
-    shares = Counter(id(block.get_submodule(name)) for block in blocks.values() for name in layout.modules)
-    return blocks, layout, shares
+def dissect(model: PreTrainedModel, layout: Layout | None = None) -> tuple[list[Block], Counter[int]]:
+    """The blocks, and in how many of them each module stands, by id."""
+    found = _blocks(model)
+    layouts = _recognise(model, found, [(layout,)] if layout else known_layouts(model.config.model_type))
+    blocks = [Block(path, module, one) for (path, module), one in zip(found.items(), layouts, strict=True)]
+    return blocks, Counter(id(block.linear(name)) for block in blocks for name in block.layout.modules)
 
 
 def _blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -106,26 +137,32 @@ def _blocks(model: PreTrainedModel) -> dict[str, nn.Module]:
     )
 
 
-def known_layouts() -> Iterator[Layout]:
-    """The layouts of all families; other packages are asked last, which takes time."""
-    yield from LAYOUTS
-    yield from (family.layout for name, family in known_families().items() if name not in BUILTIN)
-    yield from with_plugins("sparseact.layouts", dict[str, Layout]()).values()
+def known_layouts(model_type: str) -> Iterator[tuple[Layout, ...]]:
+    """The layouts of each family, first of those of the type; other packages are asked last, which takes time."""
+    of_type = [family.layouts for family in BUILTIN.values() if family.model_type == model_type]
+    yield from dict.fromkeys([*of_type, *(family.layouts for family in BUILTIN.values())])
+    yield from (family.layouts for name, family in known_families().items() if name not in BUILTIN)
+    yield from ((layout,) for layout in with_plugins("sparseact.layouts", dict[str, Layout]()).values())
 
 
-def _recognise(model: PreTrainedModel, blocks: dict[str, nn.Module], layouts: Iterable[Layout]) -> Layout:
-    # What every block has: some models mix dense blocks with blocks of experts.
+def _recognise(
+    model: PreTrainedModel, blocks: dict[str, nn.Module], families: Iterable[tuple[Layout, ...]]
+) -> list[Layout]:
+    """Each block's layout, all of one family."""
     inside = [dict(block.named_modules(remove_duplicate=False)) for block in blocks.values()]
-    found = set(inside[0]).intersection(*inside[1:])
-    tried = []
-    for layout in layouts:
-        if found.issuperset(layout.modules):
-            return layout
-        tried.append(layout)
-    nearest = max(tried, key=lambda layout: len(found.intersection(layout.modules)))
-    lacks = [name for name in nearest.modules if name not in found]
+    tried: list[Layout] = []
+    for layouts in families:
+        fitting = [next((one for one in layouts if names.keys() >= {*one.modules}), None) for names in inside]
+        found = [layout for layout in fitting if layout is not None]
+        if len(found) == len(inside):
+            return found
+        tried += layouts
+    # What every block has: some models mix dense blocks with blocks of experts.
+    common = set(inside[0]).intersection(*inside[1:])
+    nearest = max(tried, key=lambda layout: len(common.intersection(layout.modules)))
+    lacks = [name for name in nearest.modules if name not in common]
     linears = [name for name, module in inside[0].items() if getattr(getattr(module, "weight", None), "ndim", 0) == 2]
-    has = [name for name in linears if name in found.difference(nearest.modules)] or ["no other linears"]
+    has = [name for name in linears if name in common.difference(nearest.modules)] or ["no other linears"]
     raise UnsupportedModelError(
         f"model: {getattr(model.config, 'model_type', '?')!r} fits no family: blocks lack {_some(lacks)} "
         f"({nearest.name}), have {_some(has)}; pass layout=sparseact.sites.Layout(...) or add an entry point "
@@ -137,31 +174,28 @@ def _some(names: list[str]) -> str:
     return shorten(", ".join(names), 42, placeholder=" ...")
 
 
-def _site(
-    layer: int,
-    kind: UnitKind,
-    path: str,
-    block: nn.Module,
-    layout: Layout,
-    heads: int,
-    shares: Counter[int],
-) -> Site:
+def _site(layer: int, kind: UnitKind, block: Block, model: PreTrainedModel, shares: Counter[int]) -> Site:
+    layout = block.layout
     out_name = layout.mlp_out if kind == "mlp" else layout.attention_out
-    out = block.get_submodule(out_name)
+    out = block.linear(out_name)
     width = linear_shape(out)[1]
-    units = width if kind == "mlp" else heads
+    units = width if kind == "mlp" else model.config.num_attention_heads
     if width % units:
-        raise UnsupportedModelError(f"{path}.{out_name}: {width} inputs are not a multiple of {units} heads")
+        raise UnsupportedModelError(f"{block.path}.{out_name}: {width} inputs are not a multiple of {units} heads")
     size = width // units
     saved = row_bytes(out, 1, shares) * size
     if kind == "mlp":
         saved += sum(
-            row_bytes(block.get_submodule(name), 0, shares) * (linear_shape(block.get_submodule(name))[0] // units)
-            for name in layout.mlp_in
+            row_bytes(linear, 0, shares) * (linear_shape(linear)[0] // units)
+            for linear in map(block.linear, layout.mlp_in)
         )
     else:
-        saved += row_bytes(block.get_submodule(layout.attention_in[0]), 0, shares) * size
-    return Site(layer, kind, path, f"{path}.{out_name}", units, size, saved)
+        queries = block.linear(layout.attention_in[0])
+        fused = (
+            len(layout.attention_in) == 1
+        )  # else all its rows are of queries, and of gates on the heads if it has them
+        saved += row_bytes(queries, 0, shares) * (size if fused else linear_shape(queries)[0] // units)
+    return Site(layer, kind, block.path, f"{block.path}.{out_name}", units, size, saved)
 
 
 def linear_shape(module: Any) -> tuple[int, int]:

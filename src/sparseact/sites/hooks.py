@@ -127,7 +127,7 @@ class _Tracker:
     def enter(self, path: str) -> Callable[..., None]:
         def pre_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
-            self.block, self.shape = path, tuple(hidden.shape[:-1])
+            self.block, self.shape = path, tuple(hidden.shape[-3:-1])  # Gemma 3n's has several streams before these
             self.blocks_run += 1
 
         return pre_hook

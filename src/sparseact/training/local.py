@@ -83,9 +83,9 @@ def layers_of(
         return hook
 
     with ExitStack() as hooks:
-        for name, layer in dissect(model)[0].items():
-            hooks.callback(layer.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
-            hooks.callback(layer.register_forward_hook(leave(name)).remove)
+        for block in dissect(model)[0]:
+            hooks.callback(block.module.register_forward_pre_hook(enter(block.path), with_kwargs=True).remove)
+            hooks.callback(block.module.register_forward_hook(leave(block.path)).remove)
         yield entered, left
 
 

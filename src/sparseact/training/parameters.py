@@ -44,8 +44,7 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> Any:
     require("train", "peft")
     from peft import LoraConfig, get_peft_model
 
-    _, layout, _ = dissect(model)
-    names = sorted({name.rpartition(".")[2] for name in layout.modules})
+    names = sorted({name.rpartition(".")[2] for block in dissect(model)[0] for name in block.layout.modules})
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names, lora_dropout=0.0, bias="none")
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -34,6 +34,8 @@ BUILTIN: dict[str, Family] = {
         *("smollm3", "granite", "granite_hybrid", "gemma", "vaultgemma", "ministral", "ministral3", "stablelm"),
         *("ernie4_5", "helium", "internlm3", "seed_oss", "cwm", "olmo2", "olmo3", "exaone4", "hunyuan"),
         *("gpt_neox", "cohere", "cohere2"),
+        # Not on the engine: hybrids, and blocks with more than attention and an MLP.
+        *("lfm2", "gemma3n", "gemma4", "qwen3_5", "falcon_h1", "granite_mamba", "mamba", "mamba2"),
     )
 }
 """The families of this package, by their files' names."""
@@ -88,7 +90,9 @@ def read_config(values: Mapping[str, Any], where: str) -> Architecture:
     model_type = config.get("model_type")
     family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
     if family is None or family.architecture is None:
-        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}; {LISTED}")
+        lacks = next((family.engine_lacks for family in BUILTIN.values() if family.model_type == model_type), "")
+        why = f": it has no {lacks}" if lacks else ""
+        raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}{why}; {LISTED}")
     config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
     try:
         architecture = family.architecture(config)

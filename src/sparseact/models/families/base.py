@@ -12,15 +12,18 @@ from sparseact.models.tensor_names import Naming
 
 @dataclass(frozen=True)
 class Layout:
-    """Module names inside one block of a family.
+    """Module names inside one block of a family, or inside one kind of its blocks.
 
     Attributes:
         name: of the family that has it, for messages and docs.
-        mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one).
+        mlp_in: linears whose outputs are the neurons (gate and up; fused counts as one); none where a block has no MLP.
         mlp_out: linear whose input is the neurons.
         attention_in: linears that make queries, keys and values, the one with the queries first (fused
-            counts as one).
-        attention_out: linear whose input is the heads' outputs.
+            counts as one); or the linears that read the same in a block without attention.
+        attention_out: linear whose input is the heads' outputs, or what stands in their place.
+        has_heads: what enters `attention_out` is made by heads of attention; a convolution or a state-space layer has
+            none, and its inputs are channels only.
+        others: linears beside these, whose inputs are channels only.
     """
 
     name: str
@@ -28,11 +31,14 @@ class Layout:
     mlp_out: str
     attention_in: tuple[str, ...]
     attention_out: str
+    has_heads: bool = True
+    others: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
         """All module names that a block of this layout must have."""
-        return (*self.attention_in, self.attention_out, *self.mlp_in, self.mlp_out)
+        mlp = (*self.mlp_in, self.mlp_out) if self.mlp_in else ()
+        return (*self.attention_in, self.attention_out, *mlp, *self.others)
 
 
 def _as_it_is(_metadata: Mapping[str, Any], _config: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +70,15 @@ class Family:
     Attributes:
         model_type: transformers' name of it.
         layout: where the units are in a model of transformers.
+        other_layouts: where they are in blocks of other kinds; of all layouts a block has the first that fits it.
+        activation: of the neurons, where configs do not name it.
+        gate_factor: from a config in transformers' words, the factor on gate's outputs before the activation; None
+            for 1.
+        own_sparsity: from a config in transformers' words, the share of each layer's neurons that the model itself
+            leaves off, see `recipes.gate.Signal`; None where it leaves none off.
+        gated: the neurons are act(gate) * up; None where `architecture` says it, or it is not known.
         architecture: reads a config for the engine; None where the engine does not run the family.
+        engine_lacks: what of the family the engine has not, if it does not run it.
         naming: of its tensors in transformers, without the path of the decoder; goes with `architecture`.
         gguf: how GGUF files hold it; None where the engine does not read them.
         shared: a module that all blocks have in common.
@@ -78,7 +92,13 @@ class Family:
 
     model_type: str
     layout: Layout
+    other_layouts: tuple[Layout, ...] = ()
+    activation: str = ""
+    gate_factor: Callable[[Mapping[str, Any]], float] | None = None
+    own_sparsity: Callable[[Mapping[str, Any]], tuple[float, ...]] | None = None
+    gated: bool | None = None
     architecture: Callable[[Config], Architecture] | None = None
+    engine_lacks: str = ""
     naming: Naming | None = None
     gguf: GGUF | None = None
     shared: str = ""
@@ -89,6 +109,11 @@ class Family:
     def __post_init__(self) -> None:
         if (self.architecture is None) != (self.naming is None):
             raise InputError(f"family {self.model_type}: the engine needs both `architecture` and `naming`, or neither")
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Those of all its kinds of blocks."""
+        return (self.layout, *self.other_layouts)
 
 
 TINY: Mapping[str, Any] = {

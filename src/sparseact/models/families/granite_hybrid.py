@@ -22,7 +22,8 @@ def _read(config: Config) -> Architecture:
     kinds = config.get("layer_types", config.get("layers_block_type", ["mamba"] * layers))
     if other := sorted({*kinds} - {"attention", "full_attention"}):
         raise UnsupportedModelError(
-            f"{config.where}: the engine does not run layers of type {', '.join(other)}; {LISTED}"
+            f"{config.where}: the engine does not run models of type {config.get('model_type')!r} with layers of type "
+            f"{', '.join(other)}: it has no state-space layers; {LISTED}"
         )
     rotates = config.get("position_embedding_type") == "rope"
     neurons = config.size("shared_intermediate_size")
@@ -42,6 +43,7 @@ _TINY = granite.TINY | {
 FAMILY = Family(
     "granitemoehybrid",
     Layout("Granite 4", ("shared_mlp.input_linear",), "shared_mlp.output_linear", llama.QKV, "self_attn.o_proj"),
+    gated=True,
     architecture=_read,
     naming=Naming(_NAMES),
     tiny={  # their GGUF files name it granite
