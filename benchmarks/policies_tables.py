@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,27 @@ def main() -> None:
     options.add_argument("--page", type=Path, default=Path("docs/results/policies.md"))
     options.add_argument("--image", type=Path, default=Path("docs/images/policies.png"))
     arguments = options.parse_args()
-    rows = {}
-    for model in MODELS:
-        lines = (arguments.page.with_suffix("") / f"{model}.jsonl").read_text().splitlines()
-        rows[model] = sorted((json.loads(line) for line in lines), key=lambda row: row["sparsity"])
-    places = {}
-    for model, of_model in rows.items():
-        places[f"{model} perplexity"] = by_level(of_model)
-        places[f"{model} rows"] = in_full(of_model)
-    places["headline"] = headline(rows)
-    costs = (arguments.page.with_suffix("") / "calibration.jsonl").read_text().splitlines()
-    places["calibration"] = calibration([json.loads(line) for line in costs])
-    fill(arguments.page, places)
+    rows = read([arguments.page.with_suffix("") / f"{model}.jsonl" for model in MODELS])
+    fill(arguments.page, _places(rows))
     draw(rows, arguments.image)
+
+
+def read(files: Sequence[Path]) -> dict[str, list[Row]]:
+    """Rows by model, which is the name of the file."""
+    rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+    return {model: sorted(rows[model], key=lambda row: row["sparsity"]) for model in MODELS}
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The tables of the page, by the name of their place."""
+    return _places(read(files))
+
+
+def _places(rows: dict[str, list[Row]]) -> dict[str, str]:
+    found = {"headline": headline(rows)}
+    for model, of_model in rows.items():
+        found |= {f"{model} perplexity": by_level(of_model), f"{model} rows": in_full(of_model)}
+    return found
 
 
 def by_level(rows: list[Row]) -> str:
@@ -121,23 +130,6 @@ def headline(rows: dict[str, list[Row]]) -> str:
             _line([MODELS[model], f"{level:.0%}", *(_cell(cells.get((name, level))) for name in NAMED)])
             for level in (0.25, 0.4, 0.5)
         ]
-    return "\n".join(lines) + "\n"
-
-
-def calibration(rows: list[Row]) -> str:
-    """Seconds and peak memory of each policy, models side by side."""
-    head = ["policy"]
-    for model in MODELS:
-        head += [f"{model}: seconds", "processor seconds", "peak memory (GB)"]
-    cells = {(row["policy"], row["model"]): row for row in rows}
-    lines = [_head(head)]
-    for name in sorted({row["policy"] for row in rows}):
-        line = [f"`{name}`"]
-        for model in MODELS:
-            row = cells.get((name, model))
-            cost = (row["seconds"], row["cpu_seconds"], row["peak_bytes"] / 1e9) if row else None
-            line += [f"{cost[0]:.0f}", f"{cost[1]:.0f}", f"{cost[2]:.1f}"] if cost else ["", "", ""]
-        lines.append(_line(line))
     return "\n".join(lines) + "\n"
 
 
