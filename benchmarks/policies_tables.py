@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ NAMED = ("sparseact", "teal", "wina")
 """The default policy, and the two that the design sets it beside."""
 
 Row = dict[str, Any]
+Windows = tuple[tuple[int, int], int]
+
+OTHER = "†"
+OTHER_WINDOWS = f"{OTHER} Of other windows than most of its level: not to be compared with the rows beside it."
 
 
 def main() -> None:
@@ -71,10 +76,24 @@ def by_level(rows: list[Row]) -> str:
     """Perplexity against dense, policies by levels, the best at the middle level first."""
     levels = sorted({row["sparsity"] for row in rows})
     cells = {(row["policy"], row["sparsity"]): row for row in rows}
+    usual = {level: usual_windows([row for row in rows if row["sparsity"] == level]) for level in levels}
     names = sorted({row["policy"] for row in rows}, key=lambda name: _ratio(cells.get((name, 0.4))))
     lines = [_head(["policy", *(f"{level:.0%}" for level in levels)])]
-    lines += [_line([f"`{name}`", *(_cell(cells.get((name, level))) for level in levels)]) for name in names]
-    return "\n".join(lines) + "\n"
+    lines += [_line([f"`{name}`", *(_cell(cells.get((name, level)), usual) for level in levels)]) for name in names]
+    lines.append(_line(["*tokens*", *(str(usual[level][0][0]) for level in levels)]))
+    return _table(lines)
+
+
+def usual_windows(rows: Sequence[Row]) -> Windows:
+    """What most of the rows were measured on."""
+    found = [windows(row) for row in rows if "refused" not in row]
+    (text, _), (answers, _) = (Counter(of).most_common(1)[0] for of in zip(*found, strict=True))
+    return text, answers
+
+
+def windows(row: Row) -> Windows:
+    """What a row was measured on: tokens and context of the text, tokens of the answers."""
+    return (row["tokens"], row["context"]), row["answers"]["tokens"]
 
 
 def in_full(rows: list[Row]) -> str:
@@ -92,10 +111,11 @@ def in_full(rows: list[Row]) -> str:
                 "answers: perplexity / dense",
                 "answers: KL",
                 "answers: achieved",
-                "tokens",
+                "tokens: text, answers",
             ]
         )
     ]
+    usual = {row["sparsity"]: usual_windows([of for of in rows if of["sparsity"] == row["sparsity"]]) for row in rows}
     for row in sorted(rows, key=lambda row: (row["sparsity"], _ratio(row))):
         if "refused" in row:
             lines.append(_line([f"`{row['policy']}`", f"{row['sparsity']:g}", "out of reach", *[""] * 8]))
@@ -108,29 +128,30 @@ def in_full(rows: list[Row]) -> str:
                     f"{row['sparsity']:g}",
                     f"{row['achieved']:.3f}",
                     f"{row['bytes_per_token'] / 1e6:.0f}",
-                    _number(row["ratio"]),
+                    _with_interval(row) + _mark(row, usual),
                     f"{row['kl']:.3f}",
                     f"{row['agreement']:.3f}",
-                    _number(answers["ratio"]),
+                    _with_interval(answers) + _mark(row, usual, answers=True),
                     f"{answers['kl']:.3f}",
                     f"{answers['achieved']:.3f}",
-                    str(row["tokens"]),
+                    f"{row['tokens']}, {answers['tokens']}",
                 ]
             )
         )
-    return "\n".join(lines) + "\n"
+    return _table(lines)
 
 
 def headline(rows: dict[str, list[Row]]) -> str:
     """The default policy beside TEAL and WINA."""
     lines = [_head(["", "sparsity", *(f"`{name}`" for name in NAMED)])]
     for model, of_model in rows.items():
-        cells = {(row["policy"], row["sparsity"]): row for row in of_model}
-        lines += [
-            _line([MODELS[model], f"{level:.0%}", *(_cell(cells.get((name, level))) for name in NAMED)])
-            for level in (0.25, 0.4, 0.5)
-        ]
-    return "\n".join(lines) + "\n"
+        for level in (0.25, 0.4, 0.5):
+            cells = {row["policy"]: row for row in of_model if row["sparsity"] == level}
+            if not cells:
+                continue
+            usual = {level: usual_windows([*cells.values()])}
+            lines.append(_line([MODELS[model], f"{level:.0%}", *(_cell(cells.get(name), usual) for name in NAMED)]))
+    return _table(lines)
 
 
 def draw(rows: dict[str, list[Row]], path: Path) -> None:
@@ -167,14 +188,31 @@ def _ratio(row: Row | None) -> float:
     return float("inf") if row is None or "ratio" not in row else float(row["ratio"])
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: Row | None, usual: Mapping[float, Windows]) -> str:
     if row is None:
         return ""
-    return "out of reach" if "refused" in row else _number(row["ratio"])
+    return "out of reach" if "refused" in row else _number(row["ratio"]) + _mark(row, usual)
+
+
+def _mark(row: Row, usual: Mapping[float, Windows], *, answers: bool = False) -> str:
+    """A dagger on what is of other windows than most rows of its level."""
+    return "" if windows(row)[answers] == usual[row["sparsity"]][answers] else OTHER
+
+
+def _with_interval(row: Row) -> str:
+    """A ratio, with the ends of its interval where the row has one."""
+    ends = row.get("ratio_interval")
+    return _number(row["ratio"]) + (f" ({_number(ends[0])} to {_number(ends[1])})" if ends else "")
 
 
 def _number(ratio: float) -> str:
     return f"{ratio:.3f}" if ratio < 1000 else f"{ratio:.0e}"
+
+
+def _table(lines: Sequence[str]) -> str:
+    """The lines, and what the dagger means if there is one."""
+    text = "".join(f"{line}\n" for line in lines)
+    return text + (f"\n{OTHER_WINDOWS}\n" if OTHER in text else "")
 
 
 def _head(names: list[str]) -> str:

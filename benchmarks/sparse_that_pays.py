@@ -31,13 +31,13 @@ from sparseact.bench.runner import Runner
 from sparseact.bench.spec import Spec
 from sparseact.data import load_text
 from sparseact.errors import InputError
+from sparseact.evaluation.interval import ratio_interval
 from sparseact.models import load_tokenizer
 from sparseact.utils.files import write_atomically
 
 WINDOW = 512
 """Tokens that are read with a context of their own."""
 PROMPT = 64
-RESAMPLES = 2000
 BASE = "engine:q8"
 """Speeds are given as ratios to this runner's too."""
 Losses = npt.NDArray[np.float64]
@@ -161,8 +161,8 @@ def speeds(arms: list[Arm], ids: Any, threads: int, options: argparse.Namespace)
 def factor(losses: Losses, reference: Losses, rng: np.random.Generator) -> list[float]:
     """Perplexity over the reference's: the factor, and the ends of its 95% interval over windows."""
     more = losses - reference
-    drawn = more[rng.integers(len(more), size=(RESAMPLES, len(more)))].mean(axis=1)
-    return [float(np.exp(value)) for value in (more.mean(), *np.quantile(drawn, (0.025, 0.975)))]
+    ends = ratio_interval(more, np.ones(len(more)), rng)
+    return [float(np.exp(more.mean())), *(ends or (float("nan"), float("nan")))]
 
 
 def places(files: Sequence[Path]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shlex
+import statistics
 import sys
 from pathlib import Path
 
@@ -130,3 +131,52 @@ def test_a_remake_asks_for_its_text_and_a_failed_command_ends_it(registry, monke
     result = registry.Result(str(tmp_path / "page.md"), 1, ("python -c 'raise SystemExit(3)'",))
     with pytest.raises(SystemExit, match="exit code 3"):
         results.remake(result, tmp_path, {})
+
+
+def test_every_page_of_results_says_how_sure_its_figures_are():
+    for page in (ROOT / "docs/results").glob("*.md"):
+        assert "interval" in page.read_text(encoding="utf-8"), (
+            f"{page.name}: give an interval, or say that there is none"
+        )
+
+
+def test_figures_of_the_readme_are_those_of_the_files(registry):
+    rows = {(row["policy"], row["sparsity"]): row for row in read("policies/smollm2.jsonl")}
+    off = [f"{rows[name, 0.4]['ratio'] - 1:.1%}" for name in ("sparseact", "teal", "wina")]
+    assert len({(rows[name, 0.4]["tokens"], rows[name, 0.4]["context"]) for name in ("sparseact", "teal", "wina")}) == 1
+    agreement = {}
+    for line in (ROOT / "docs/results/song2024/smollm2-table.csv").read_text().splitlines():
+        cells = line.split(",")
+        if cells[2:4] == ["mlp", "0.8"]:
+            agreement[cells[1]] = float(cells[5]), float(cells[13])
+    kept = [
+        f"{share:.2f} ± {1.96 * (share * (1 - share) / tokens) ** 0.5:.2f}".replace("0.", ".")
+        for share, tokens in (agreement["corrected-gxo"], agreement["magnitude"])
+    ]
+    arms = {row["arm"]: row for row in read("sparse-that-pays.jsonl")}
+    sparse, dense = arms["trained .33 on"], arms["dense q8"]
+    fast = []
+    for threads in (1, 2):
+        name = f"tokens_per_second_{threads}"
+        ratios = sorted(ours / theirs for ours, theirs in zip(sparse[name], dense[name], strict=True))
+        fast.append(f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
+    _, low, high = sparse["factor"]["tinyshakespeare"]
+    engine = registry.RESULTS["engine"].places()["smollm2 1"]
+    (cells,) = [line.split(" | ") for line in engine.splitlines() if line.startswith("| `engine:file` ")]
+    head = next(line.split(" | ") for line in engine.splitlines() if line.startswith("| runner "))
+    rate = [float(end) for end in re.findall(r"[\d.]+", cells[head.index("decode (tokens/s)")])]
+    ratio = cells[next(number for number, name in enumerate(head) if "ik_llama" in name)]
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for sentence in (
+        f"by {off[0]}, TEAL's uniform rule by {off[1]}, WINA's score by {off[2]}",
+        f"keeps {kept[0]} of the dense tokens and magnitude {kept[1]}",
+        f"{fast[0]} (one thread) and {fast[1]} (two) times as fast as our dense engine",
+        f"and {100 * (low - 1):.1f} to {100 * (high - 1):.1f}% off",
+        "at {:.0f} [{:.0f}, {:.0f}] tokens/s on one thread".format(*rate),
+        f"{ratio} times as fast as ik_llama.cpp",
+    ):
+        assert sentence in text, sentence
+
+
+def read(name: str) -> list[dict]:
+    return [json.loads(line) for line in (ROOT / "docs/results" / name).read_text().splitlines()]
