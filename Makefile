@@ -19,6 +19,8 @@ ROUNDS ?= 3
 MEASURED := runs/bench
 RECIPES ?= $(LEVELS:%=$(MEASURED)/$(MODEL)-%)
 TEXT ?=
+OTHER ?=
+ONLY ?=
 COMMA := ,
 OURS := engine:bf16 engine:q8 engine:file
 OTHERS := transformers:f32 transformers:bf16 $(if $(wildcard $(PEERS)),llama.cpp:bf16 llama.cpp:q8_0 \
@@ -114,11 +116,8 @@ sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md
 	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own \
 	  --tokens $(if $(TOKENS),$(TOKENS),400000) --lr 1e-4 --out runs/sparse-model
 
-results: env  ## measure the sweeps behind docs/results again, into runs/ (hours)
-	$(BIN)/sparseact fetch gemma3
-	$(BIN)/python benchmarks/song2024.py --model smollm2 --limit 24
-	$(BIN)/python benchmarks/song2024.py --model gemma3 --limit 12
-	$(BIN)/python benchmarks/song2024_tables.py
+results: $(STAMP)  ## list what is measured for docs/results; ONLY=NAME remakes one (TEXT=FILE and OTHER=FILE where it reads texts)
+	@$(BIN)/python benchmarks/results.py $(if $(ONLY),--only $(ONLY)) $(if $(TEXT),--text $(TEXT)) $(if $(OTHER),--other $(OTHER))
 
 reliability: env  ## count the faults that are survived, and write docs/reliability.md's table (minutes; FAULTS="--count 100 --only bad-inputs")
 	$(BIN)/python benchmarks/reliability.py --out docs/results/reliability.jsonl --page docs/reliability.md $(FAULTS)

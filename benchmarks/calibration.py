@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,29 @@ def measure(policy: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": usage.ru_maxrss * 1024,
         "environment": describe(),
     }
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The table of docs/results/policies.md, by the name of its place."""
+    return {"calibration": table([json.loads(line) for path in files for line in path.read_text().splitlines()])}
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds and peak memory of each policy, models side by side."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    head = ["policy"]
+    for model in models:
+        head += [f"{model}: seconds", "processor seconds", "peak memory (GB)"]
+    cells = {(row["policy"], row["model"]): row for row in rows}
+    lines = [head, ["---"] * len(head)]
+    for name in sorted({row["policy"] for row in rows}):
+        line = [f"`{name}`"]
+        for model in models:
+            row = cells.get((name, model))
+            cost = (row["seconds"], row["cpu_seconds"], row["peak_bytes"] / 1e9) if row else None
+            line += [f"{cost[0]:.0f}", f"{cost[1]:.0f}", f"{cost[2]:.1f}"] if cost else ["", "", ""]
+        lines.append(line)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

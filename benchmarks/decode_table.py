@@ -34,21 +34,35 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="fill its places `MODEL THREADS`, `bounds` and `pictures`")
     parser.add_argument("--images", type=Path, help="folder for engine-frontier.png and engine-roofline.png")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for path in arguments.rows for line in path.read_text().splitlines()]
-    groups = summarise(rows, disturbed=arguments.disturbed)
-    places = {f"{group.settings['model']} {group.threads}": as_markdown(group, arguments.against) for group in groups}
-    places["bounds"] = bounds_as_markdown([bound for group in groups for bound in bounds(group)])
+    groups = read(arguments.rows, disturbed=arguments.disturbed)
+    found = _places(groups, arguments.against)
     if arguments.images:
         from decode_plots import write_plots
 
         write_plots(groups, arguments.images)
     if arguments.page and arguments.images:
         folder = Path(os.path.relpath(arguments.images, arguments.page.parent)).as_posix()
-        places["pictures"] = "\n".join(f"![{what}]({folder}/engine-{name}.png)\n" for name, what in PICTURES.items())
+        found["pictures"] = "\n".join(f"![{what}]({folder}/engine-{name}.png)\n" for name, what in PICTURES.items())
     if arguments.page:
-        fill(arguments.page, places)
+        fill(arguments.page, found)
     else:
-        print("\n".join(places.values()))
+        print("\n".join(found.values()))
+
+
+def read(files: Sequence[Path], *, disturbed: bool = False) -> list[Group]:
+    """What was measured, by model and number of threads."""
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    return summarise(rows, disturbed=disturbed)
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The tables of the page, by the name of their place."""
+    return _places(read(files), AGAINST)
+
+
+def _places(groups: Sequence[Group], against: Sequence[str]) -> dict[str, str]:
+    found = {f"{group.settings['model']} {group.threads}": as_markdown(group, against) for group in groups}
+    return found | {"bounds": bounds_as_markdown([bound for group in groups for bound in bounds(group)])}
 
 
 def as_markdown(group: Group, against: Sequence[str]) -> str:

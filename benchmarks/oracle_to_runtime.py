@@ -87,10 +87,10 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--out", type=Path, default=Path("runs/oracle-to-run-time.jsonl"))
     arguments = options.parse_args()
-    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     if arguments.table:
-        print(tables(done))
+        print("\n".join(f"**{name}**\n\n{table}" for name, table in places([arguments.out]).items()))
         return
+    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     torch.set_num_threads(arguments.threads)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = sa.load(arguments.model)
@@ -227,14 +227,15 @@ def run(
     return {"agreement": quality.agreement, "kl": quality.kl, "leak": quality.runner_up, **means}
 
 
-def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: by model, first at equal shares of neurons off, then at equal bytes."""
-    parts = []
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The tables of the page, by the name of their place: at equal shares of neurons off, and at equal bytes."""
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    found = {}
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
-        parts.append(f"**{model}, equal share of neurons off: agreement / KL / leak**\n\n{equal_neurons(own)}")
-        parts.append(f"**{model}, equal share of the MLPs' bytes not read: KL (agreement; off)**\n\n{equal_bytes(own)}")
-    return "\n\n".join(parts)
+        found[f"{model} neurons"] = f"{equal_neurons(own)}\n"
+        found[f"{model} bytes"] = f"{equal_bytes(own)}\n"
+    return found
 
 
 def equal_neurons(rows: Sequence[dict[str, Any]]) -> str:

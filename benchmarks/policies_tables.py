@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,10 @@ NAMED = ("sparseact", "teal", "wina")
 """The default policy, and the two that the design sets it beside."""
 
 Row = dict[str, Any]
+Windows = tuple[tuple[int, int], int]
+
+OTHER = "†"
+OTHER_WINDOWS = f"{OTHER} Of other windows than most of its level: not to be compared with the rows beside it."
 
 
 def main() -> None:
@@ -43,29 +49,51 @@ def main() -> None:
     options.add_argument("--page", type=Path, default=Path("docs/results/policies.md"))
     options.add_argument("--image", type=Path, default=Path("docs/images/policies.png"))
     arguments = options.parse_args()
-    rows = {}
-    for model in MODELS:
-        lines = (arguments.page.with_suffix("") / f"{model}.jsonl").read_text().splitlines()
-        rows[model] = sorted((json.loads(line) for line in lines), key=lambda row: row["sparsity"])
-    places = {}
-    for model, of_model in rows.items():
-        places[f"{model} perplexity"] = by_level(of_model)
-        places[f"{model} rows"] = in_full(of_model)
-    places["headline"] = headline(rows)
-    costs = (arguments.page.with_suffix("") / "calibration.jsonl").read_text().splitlines()
-    places["calibration"] = calibration([json.loads(line) for line in costs])
-    fill(arguments.page, places)
+    rows = read([arguments.page.with_suffix("") / f"{model}.jsonl" for model in MODELS])
+    fill(arguments.page, _places(rows))
     draw(rows, arguments.image)
+
+
+def read(files: Sequence[Path]) -> dict[str, list[Row]]:
+    """Rows by model, which is the name of the file."""
+    rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+    return {model: sorted(rows[model], key=lambda row: row["sparsity"]) for model in MODELS}
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The tables of the page, by the name of their place."""
+    return _places(read(files))
+
+
+def _places(rows: dict[str, list[Row]]) -> dict[str, str]:
+    found = {"headline": headline(rows)}
+    for model, of_model in rows.items():
+        found |= {f"{model} perplexity": by_level(of_model), f"{model} rows": in_full(of_model)}
+    return found
 
 
 def by_level(rows: list[Row]) -> str:
     """Perplexity against dense, policies by levels, the best at the middle level first."""
     levels = sorted({row["sparsity"] for row in rows})
     cells = {(row["policy"], row["sparsity"]): row for row in rows}
+    usual = {level: usual_windows([row for row in rows if row["sparsity"] == level]) for level in levels}
     names = sorted({row["policy"] for row in rows}, key=lambda name: _ratio(cells.get((name, 0.4))))
     lines = [_head(["policy", *(f"{level:.0%}" for level in levels)])]
-    lines += [_line([f"`{name}`", *(_cell(cells.get((name, level))) for level in levels)]) for name in names]
-    return "\n".join(lines) + "\n"
+    lines += [_line([f"`{name}`", *(_cell(cells.get((name, level)), usual) for level in levels)]) for name in names]
+    lines.append(_line(["*tokens*", *(str(usual[level][0][0]) for level in levels)]))
+    return _table(lines)
+
+
+def usual_windows(rows: Sequence[Row]) -> Windows:
+    """What most of the rows were measured on."""
+    found = [windows(row) for row in rows if "refused" not in row]
+    (text, _), (answers, _) = (Counter(of).most_common(1)[0] for of in zip(*found, strict=True))
+    return text, answers
+
+
+def windows(row: Row) -> Windows:
+    """What a row was measured on: tokens and context of the text, tokens of the answers."""
+    return (row["tokens"], row["context"]), row["answers"]["tokens"]
 
 
 def in_full(rows: list[Row]) -> str:
@@ -83,10 +111,11 @@ def in_full(rows: list[Row]) -> str:
                 "answers: perplexity / dense",
                 "answers: KL",
                 "answers: achieved",
-                "tokens",
+                "tokens: text, answers",
             ]
         )
     ]
+    usual = {row["sparsity"]: usual_windows([of for of in rows if of["sparsity"] == row["sparsity"]]) for row in rows}
     for row in sorted(rows, key=lambda row: (row["sparsity"], _ratio(row))):
         if "refused" in row:
             lines.append(_line([f"`{row['policy']}`", f"{row['sparsity']:g}", "out of reach", *[""] * 8]))
@@ -99,46 +128,30 @@ def in_full(rows: list[Row]) -> str:
                     f"{row['sparsity']:g}",
                     f"{row['achieved']:.3f}",
                     f"{row['bytes_per_token'] / 1e6:.0f}",
-                    _number(row["ratio"]),
+                    _with_interval(row) + _mark(row, usual),
                     f"{row['kl']:.3f}",
                     f"{row['agreement']:.3f}",
-                    _number(answers["ratio"]),
+                    _with_interval(answers) + _mark(row, usual, answers=True),
                     f"{answers['kl']:.3f}",
                     f"{answers['achieved']:.3f}",
-                    str(row["tokens"]),
+                    f"{row['tokens']}, {answers['tokens']}",
                 ]
             )
         )
-    return "\n".join(lines) + "\n"
+    return _table(lines)
 
 
 def headline(rows: dict[str, list[Row]]) -> str:
     """The default policy beside TEAL and WINA."""
     lines = [_head(["", "sparsity", *(f"`{name}`" for name in NAMED)])]
     for model, of_model in rows.items():
-        cells = {(row["policy"], row["sparsity"]): row for row in of_model}
-        lines += [
-            _line([MODELS[model], f"{level:.0%}", *(_cell(cells.get((name, level))) for name in NAMED)])
-            for level in (0.25, 0.4, 0.5)
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def calibration(rows: list[Row]) -> str:
-    """Seconds and peak memory of each policy, models side by side."""
-    head = ["policy"]
-    for model in MODELS:
-        head += [f"{model}: seconds", "processor seconds", "peak memory (GB)"]
-    cells = {(row["policy"], row["model"]): row for row in rows}
-    lines = [_head(head)]
-    for name in sorted({row["policy"] for row in rows}):
-        line = [f"`{name}`"]
-        for model in MODELS:
-            row = cells.get((name, model))
-            cost = (row["seconds"], row["cpu_seconds"], row["peak_bytes"] / 1e9) if row else None
-            line += [f"{cost[0]:.0f}", f"{cost[1]:.0f}", f"{cost[2]:.1f}"] if cost else ["", "", ""]
-        lines.append(_line(line))
-    return "\n".join(lines) + "\n"
+        for level in (0.25, 0.4, 0.5):
+            cells = {row["policy"]: row for row in of_model if row["sparsity"] == level}
+            if not cells:
+                continue
+            usual = {level: usual_windows([*cells.values()])}
+            lines.append(_line([MODELS[model], f"{level:.0%}", *(_cell(cells.get(name), usual) for name in NAMED)]))
+    return _table(lines)
 
 
 def draw(rows: dict[str, list[Row]], path: Path) -> None:
@@ -175,14 +188,31 @@ def _ratio(row: Row | None) -> float:
     return float("inf") if row is None or "ratio" not in row else float(row["ratio"])
 
 
-def _cell(row: Row | None) -> str:
+def _cell(row: Row | None, usual: Mapping[float, Windows]) -> str:
     if row is None:
         return ""
-    return "out of reach" if "refused" in row else _number(row["ratio"])
+    return "out of reach" if "refused" in row else _number(row["ratio"]) + _mark(row, usual)
+
+
+def _mark(row: Row, usual: Mapping[float, Windows], *, answers: bool = False) -> str:
+    """A dagger on what is of other windows than most rows of its level."""
+    return "" if windows(row)[answers] == usual[row["sparsity"]][answers] else OTHER
+
+
+def _with_interval(row: Row) -> str:
+    """A ratio, with the ends of its interval where the row has one."""
+    ends = row.get("ratio_interval")
+    return _number(row["ratio"]) + (f" ({_number(ends[0])} to {_number(ends[1])})" if ends else "")
 
 
 def _number(ratio: float) -> str:
     return f"{ratio:.3f}" if ratio < 1000 else f"{ratio:.0e}"
+
+
+def _table(lines: Sequence[str]) -> str:
+    """The lines, and what the dagger means if there is one."""
+    text = "".join(f"{line}\n" for line in lines)
+    return text + (f"\n{OTHER_WINDOWS}\n" if OTHER in text else "")
 
 
 def _head(names: list[str]) -> str:

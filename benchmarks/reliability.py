@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -82,6 +82,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="only the table, of what --out holds")
     parser.add_argument("--page", type=Path, help=f"fill its place `{PLACE}`")
     return parser.parse_args()
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The table of docs/reliability.md, by the name of its place."""
+    return {PLACE: as_markdown([row for path in files for row in read(path)])}
 
 
 KINDS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {

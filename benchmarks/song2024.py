@@ -9,6 +9,7 @@ Every run resumes where it was interrupted.
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -66,6 +67,7 @@ def main() -> None:
             command=f"python benchmarks/song2024.py --model {arguments.model} --limit {arguments.limit} --runs {name}",
         )
         write_report(out)
+        shutil.copy(out / "sweep.csv", arguments.out / f"{arguments.model}-{name}.csv")  # as docs/results keeps it
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Write the tables of docs/results/song2024.md from the runs of song2024.py.
+"""Write the tables of docs/results/song2024.md from the csv files of song2024.py in the folder beside it.
 
-What stands between `<!-- NAME -->` and `<!-- end -->` is replaced; the csv files are kept beside.
+What stands between `<!-- NAME -->` and `<!-- end -->` is replaced.
 
-    python benchmarks/song2024_tables.py --runs runs/song2024 --page docs/results/song2024.md
+    python benchmarks/song2024_tables.py --page docs/results/song2024.md
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,17 +22,16 @@ ORDER = ["corrected-gxo", "gxo", "snip", "ig", "gradient", "magnitude", "random"
 
 def main() -> None:
     """Fill in the page."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--runs", type=Path, default=Path("runs/song2024"))
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--page", type=Path, default=Path("docs/results/song2024.md"))
-    arguments = options.parse_args()
-    data = arguments.page.with_suffix("")
-    data.mkdir(exist_ok=True)
-    tables = {}
-    for csv in sorted(arguments.runs.glob("*/*/sweep.csv")):
-        tables[csv.parts[-3], csv.parts[-2]] = pd.read_csv(csv)
-        shutil.copy(csv, data / f"{csv.parts[-3]}-{csv.parts[-2]}.csv")
-    fill(arguments.page, sections(tables))
+    page = options.parse_args().page
+    fill(page, places(sorted(page.with_suffix("").glob("*.csv"))))
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The tables of the page, by the name of their place; a file is MODEL-RUN.csv."""
+    names = {path: path.stem.partition("-") for path in files}
+    return sections({(model, run): pd.read_csv(path) for path, (model, _, run) in names.items()})
 
 
 def sections(tables: dict[tuple[str, str], pd.DataFrame]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import argparse
 import json
 import random
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,15 @@ from sparseact.bench.runner import Runner
 from sparseact.bench.spec import Spec
 from sparseact.data import load_text
 from sparseact.errors import InputError
+from sparseact.evaluation.interval import ratio_interval
 from sparseact.models import load_tokenizer
 from sparseact.utils.files import write_atomically
 
 WINDOW = 512
 """Tokens that are read with a context of their own."""
 PROMPT = 64
-RESAMPLES = 2000
+BASE = "engine:q8"
+"""Speeds are given as ratios to this runner's too."""
 Losses = npt.NDArray[np.float64]
 
 
@@ -158,22 +161,37 @@ def speeds(arms: list[Arm], ids: Any, threads: int, options: argparse.Namespace)
 def factor(losses: Losses, reference: Losses, rng: np.random.Generator) -> list[float]:
     """Perplexity over the reference's: the factor, and the ends of its 95% interval over windows."""
     more = losses - reference
-    drawn = more[rng.integers(len(more), size=(RESAMPLES, len(more)))].mean(axis=1)
-    return [float(np.exp(value)) for value in (more.mean(), *np.quantile(drawn, (0.025, 0.975)))]
+    ends = ratio_interval(more, np.ones(len(more)), rng)
+    return [float(np.exp(more.mean())), *(ends or (float("nan"), float("nan")))]
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The table of docs/results/sparse-that-pays.md, by the name of its place."""
+    return {"arms": table([json.loads(line) for path in files for line in path.read_text().splitlines()]) + "\n"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown: speeds are medians of rounds."""
+    """As Markdown: speeds are medians of rounds, with ratios to dense q8 where that is an arm."""
     names = list(rows[0]["factor"])
-    speed = [name for name in rows[0] if name.startswith("tokens_per_second")]
-    heads = [f"tokens/s, {name.rpartition('_')[2]} thread(s)" for name in speed]
-    lines = [f"| arm | MB a token | {' | '.join([*names, *heads])} |", "|---" * (2 + len(names) + len(speed)) + "|"]
+    speed = {name.rpartition("_")[2]: name for name in rows[0] if name.startswith("tokens_per_second")}
+    base = next((row for row in rows if row["runner"] == BASE), None)
+    head = ["arm", "MB a token", *names, *(f"tokens/s, {threads} thread(s)" for threads in speed)]
+    if base:
+        head.append(f"x {base['arm']}, same round: {', '.join(speed)} thread(s)")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         factors = ["x{:.3f} ({:.3f} to {:.3f})".format(*row["factor"][name]) for name in names]
-        rates = [f"{np.median(row[name]):.0f}" for name in speed]
-        cells = [row["arm"], f"{row['bytes_per_token'] / 1e6:.1f}", *factors, *rates]
+        size = "–" if "+screen" in row["runner"] else f"{row['bytes_per_token'] / 1e6:.1f}"  # read without the screen
+        cells = [row["arm"], size, *factors, *(f"{np.median(row[name]):.0f}" for name in speed.values())]
+        if base:
+            cells.append(", ".join(_ratio(row[name], base[name]) for name in speed.values()))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    ratios = np.array(ours) / np.array(theirs)
+    return f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}]"
 
 
 if __name__ == "__main__":

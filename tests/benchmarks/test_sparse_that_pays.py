@@ -38,9 +38,10 @@ def test_a_factor_is_of_perplexities_and_its_interval_is_paired(script):
     assert np.allclose([low, high], [1, np.exp(0.2)])  # one draw in 27 takes a single window three times
 
 
-def test_the_table_has_a_row_for_each_arm(script):
+def test_the_table_has_a_row_for_each_arm_and_ratios_of_the_same_round(script):
     row = {
         "arm": "a",
+        "runner": "engine:bf16",
         "bytes_per_token": 9e7,
         "factor": {"wiki": [1.0, 0.99, 1.01]},
         "tokens_per_second_2": [99.0, 101.0],
@@ -49,4 +50,11 @@ def test_the_table_has_a_row_for_each_arm(script):
         "| arm | MB a token | wiki | tokens/s, 2 thread(s) |",
         "|---|---|---|---|",
         "| a | 90.0 | x1.000 (0.990 to 1.010) | 100 |",
+    ]
+    base = row | {"arm": "q", "runner": "engine:q8", "tokens_per_second_2": [90.0, 202.0]}
+    screened = base | {"arm": "s", "runner": "engine:q8+screen"}
+    assert script.table([row, base, screened]).splitlines()[2:] == [
+        "| a | 90.0 | x1.000 (0.990 to 1.010) | 100 | 0.80 [0.50, 1.10] |",  # 99 / 90 and 101 / 202
+        "| q | 90.0 | x1.000 (0.990 to 1.010) | 146 | 1.00 [1.00, 1.00] |",
+        "| s | – | x1.000 (0.990 to 1.010) | 146 | 1.00 [1.00, 1.00] |",
     ]

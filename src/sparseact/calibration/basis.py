@@ -6,12 +6,14 @@ norm before it and tied embeddings too. Linears that read the same input share o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sparseact.errors import InputError
 from sparseact.sites import Site, dissect
 
 if TYPE_CHECKING:
@@ -30,6 +32,69 @@ def shared_inputs(model: PreTrainedModel, sites: Sequence[Site]) -> list[list[Si
         for names in (block.layout.attention_in, block.layout.mlp_in)
         if names
     ]
+
+
+def folded_norms(model: PreTrainedModel, groups: Sequence[Sequence[Site]], ids: Tensor) -> list[Tensor]:
+    """Weights [units] of the RMSNorm that each group reads, where a rotation of the residual stream can be absorbed.
+
+    A normed stream that is rotated is the rotated stream normed, but for the norm's weight, which is then stored with
+    the linears that read it. That is exact if every norm of a block is an RMSNorm whose output such linears read; one
+    on what a block adds (Gemma 2 and 3) would have to know the stream's own directions.
+
+    Args:
+        groups: linears that read the same input.
+        ids: a few tokens [1, tokens], to see which module each group reads.
+
+    Raises:
+        InputError: the blocks are made otherwise, or a weight is 0, behind which an input could not be seen.
+    """
+    blocks, _, _ = dissect(model)
+    norms = {f"{name}.{child}": module for name, block in blocks.items() for child, module in block.named_children()}
+    norms = {name: module for name, module in norms.items() if getattr(getattr(module, "weight", None), "ndim", 0) == 1}
+    put_out: dict[str, Tensor] = {}
+    read: dict[str, str] = {}
+
+    def put(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            put_out[name] = output
+
+        return hook
+
+    def reads(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            for norm, output in put_out.items():
+                if output is inputs[0]:
+                    read[name] = norm
+
+        return hook
+
+    firsts = [group[0].module for group in groups]
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in norms.items():
+            stack.callback(module.register_forward_hook(put(name)).remove)
+        for name in firsts:
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(reads(name)).remove)
+        model(ids.to(model.device), use_cache=False)
+    odd = sorted(norms.keys() - read.values()) + [name for name in firsts if name not in read]
+    if odd:
+        raise InputError(f"absorbed: {odd[0]} is no norm before linears or reads none, so that no rotation is absorbed")
+    return [
+        _weight_of_norm(norms[read[name]], group[0].units, read[name])
+        for name, group in zip(firsts, groups, strict=True)
+    ]
+
+
+def _weight_of_norm(norm: nn.Module, units: int, name: str) -> Tensor:
+    """What an RMSNorm multiplies with, however it stores that."""
+    ones = torch.ones(1, units, device=next(norm.parameters()).device)
+    x = torch.linspace(-1, 2, units, device=ones.device)[None]
+    with torch.no_grad():
+        weight, out = norm(ones)[0].float(), norm(x).float()
+    if not weight.all():
+        raise InputError(f"absorbed: a weight of {name} is 0, so that the input behind it cannot be seen")
+    if not torch.allclose(out[0], weight * x[0] / x.square().mean().sqrt(), rtol=1e-2, atol=1e-4):
+        raise InputError(f"absorbed: {name} is no RMSNorm, so that no rotation is absorbed")
+    return weight
 
 
 def pca_basis(x: Tensor) -> Tensor:

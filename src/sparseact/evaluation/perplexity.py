@@ -19,6 +19,7 @@ from tqdm import tqdm
 from sparseact.data import shared_passages
 from sparseact.data.windows import cut_text
 from sparseact.errors import NotFiniteError
+from sparseact.evaluation.interval import ratio_interval
 from sparseact.evaluation.logits import check_sizes, read_one_by_one, read_together
 from sparseact.masked.cache_check import check_cache, keeps_states
 from sparseact.masked.decoding import evaluation_mode
@@ -37,6 +38,7 @@ class Evaluation:
 
     Attributes:
         perplexity, perplexity_dense: exp of the mean negative log-likelihood of the text's tokens.
+        ratio_interval: ends of the 95% interval of perplexity / perplexity_dense over windows; None of a single one.
         kl: KL divergence from the dense to the sparse distribution, nats per token.
         agreement: share of tokens at which both models' most likely token is the same.
         achieved: share of the gated weight bytes that were not read, in the phase that was measured.
@@ -53,6 +55,7 @@ class Evaluation:
 
     perplexity: float
     perplexity_dense: float
+    ratio_interval: tuple[float, float] | None
     kl: float
     agreement: float
     achieved: float
@@ -74,8 +77,10 @@ class Evaluation:
         sizes = (
             f"{self.bytes_per_token / 1e6:.1f} MB of weights per token, dense {self.bytes_per_token_dense / 1e6:.1f}"
         )
+        ends = self.ratio_interval
+        sure = "" if ends is None else f"; 95% interval {ends[0] - 1:+.2%} to {ends[1] - 1:+.2%}, over windows"
         rows = {
-            "perplexity": f"{self.perplexity:.3f}, dense {self.perplexity_dense:.3f} ({more:+.2%})",
+            "perplexity": f"{self.perplexity:.3f}, dense {self.perplexity_dense:.3f} ({more:+.2%}{sure})",
             "KL": f"{self.kl:.4f} nats per token from the dense model",
             "agreement": f"{self.agreement:.1%} of the most likely tokens",
             "achieved": f"{self.achieved:.1%} of the gated weight bytes not read" + (f" ({detail})" if detail else ""),
@@ -122,25 +127,27 @@ def evaluate(
     windows = cut_text(tokenizer, text, context=context, stride=stride, decode=phase == "decode", limit=limit)
     dense_model = model if recipe is None else _twin(model)
     read = read_together if phase == "prefill" else read_one_by_one
-    totals = torch.zeros(5, dtype=torch.float64)
+    by_window = torch.zeros(len(windows), 5, dtype=torch.float64)
     with (
         torch.no_grad(),
         evaluation_mode(model),
         evaluation_mode(dense_model),
         recipe(model) if recipe is not None else nullcontext() as density,
     ):
-        for window in tqdm(windows, desc="eval", unit="window", disable=None if progress is None else not progress):
+        bar = tqdm(windows, desc="eval", unit="window", disable=None if progress is None else not progress)
+        for number, window in enumerate(bar):
             all_dense = read_together(dense_model, window)
             all_sparse = read(model, window) if recipe is not None else repeat(None)
             label = torch.tensor(window.ids[window.first :], device=model.device)
             for dense, sparse in zip(all_dense, all_sparse, strict=False):
-                totals += sums_over_tokens(dense if sparse is None else sparse, dense, label[: len(dense)])
+                by_window[number] += sums_over_tokens(dense if sparse is None else sparse, dense, label[: len(dense)])
                 label = label[len(dense) :]
-    nll, nll_dense, kl, agreed, tokens = totals.tolist()
+    nll, nll_dense, kl, agreed, tokens = by_window.sum(dim=0).tolist()
     dense_bytes = weight_bytes(model)
     return Evaluation(
         perplexity=_exp(nll / tokens),
         perplexity_dense=_exp(nll_dense / tokens),
+        ratio_interval=ratio_interval((by_window[:, 0] - by_window[:, 1]).numpy(), by_window[:, 4].numpy()),
         kl=kl / tokens,
         agreement=agreed / tokens,
         achieved=density.achieved(phase) if density else 0.0,

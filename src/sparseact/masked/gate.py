@@ -54,8 +54,10 @@ def _without_low(value: Tensor, share: float) -> Tensor:
 
 
 def rotate(gate: Gate, x: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch units"]:
-    """The units in the gate's basis."""
-    return x if gate.basis is None else x @ gate.basis.to(x.dtype)
+    """The units in the gate's basis, without the weight of the norm before if that is stored with the linear's."""
+    if gate.basis is None:
+        return x
+    return (x if gate.norm is None else x / gate.norm.to(x.dtype)) @ gate.basis.to(x.dtype)
 
 
 def keep(
@@ -65,7 +67,8 @@ def keep(
     off = torch.zeros((), dtype=x.dtype) if gate.shift is None else gate.shift.to(x.dtype)
     kept = torch.where(on, rotate(gate, x), off)
     if gate.basis is not None:
-        kept = torch.where(on.all(dim=-1, keepdim=True), x, kept @ gate.basis.mT.to(x.dtype))
+        back = kept @ gate.basis.mT.to(x.dtype)
+        kept = torch.where(on.all(dim=-1, keepdim=True), x, back if gate.norm is None else back * gate.norm.to(x.dtype))
     return kept
 
 

@@ -21,6 +21,7 @@ TENSORS = {
     "scale": 1,
     "shift": 1,
     "basis": 1,
+    "norm": 1,
     "low_rank": 2,
     "predictor": 3,
     "guess_error": 1,
@@ -79,6 +80,8 @@ class Gate:
             share of the output is a bias. It is part of the score where the signal is the units (`Signal.is_units`).
         basis: [units, units] orthonormal; the units are x @ basis, and the weight is stored as W @ basis.
         basis_shares: how many gates have this basis: linears that read the same input rotate it once.
+        norm: [units], beside a basis: the weight of the RMSNorm before, which is stored with the linear's: the units
+            are (x / norm) @ basis, and the weight is stored as (W * norm) @ basis.
         low_rank: ([outputs, rank], [rank, units]); put in for what is off.
         predictor: ([rank, inputs], [units, rank], bias [units]) of a `predicted` signal.
         router: ([blocks, inputs], bias [blocks]) of a `routed` signal.
@@ -95,6 +98,7 @@ class Gate:
     shift: Values | None = None
     basis: Values | None = None
     basis_shares: int = 1
+    norm: Values | None = None
     low_rank: tuple[Values, Values] | None = None
     predictor: tuple[Values, Values, Values] | None = None
     guess_error: Values | None = None
@@ -135,8 +139,8 @@ class Gate:
         """Bytes that this gate itself reads for each token: adapters, low-rank factors, predictors, routers.
 
         A basis is read once by all gates that share it, and there is no way back to pay for: it is in the
-        stored weight. A scale and a shift are folded into thresholds and bias, and the inputs or bits that a guess
-        reads are not among the site's bytes.
+        stored weight, as a norm is. A scale and a shift are folded into thresholds and bias, and the inputs or bits
+        that a guess reads are not among the site's bytes.
         """
         sizes = {name: math.prod(held.shape) for name, held in self.tensors().items()}
         read = sum(size for name, size in sizes.items() if name.startswith(("low_rank", "predictor", "router")))
