@@ -48,9 +48,26 @@ def folded_norms(model: PreTrainedModel, groups: Sequence[Sequence[Site]], ids: 
     Raises:
         InputError: the blocks are made otherwise, or a weight is 0, behind which an input could not be seen.
     """
-    blocks, _, _ = dissect(model)
-    norms = {f"{name}.{child}": module for name, block in blocks.items() for child, module in block.named_children()}
+    blocks, _ = dissect(model)
+    if len(groups) != 2 * len(blocks):
+        raise InputError("absorbed: blocks that lack attention or an MLP absorb no rotation")
+    norms = {f"{block.path}.{name}": norm for block in blocks for name, norm in block.module.named_children()}
     norms = {name: module for name, module in norms.items() if getattr(getattr(module, "weight", None), "ndim", 0) == 1}
+    firsts = [group[0].module for group in groups]
+    read = _norms_read(model, norms, firsts, ids)
+    odd = sorted(norms.keys() - read.values()) + [name for name in firsts if name not in read]
+    if odd:
+        raise InputError(f"absorbed: {odd[0]} is no norm before linears or reads none, so that no rotation is absorbed")
+    return [
+        _weight_of_norm(norms[read[name]], group[0].units, read[name])
+        for name, group in zip(firsts, groups, strict=True)
+    ]
+
+
+def _norms_read(
+    model: PreTrainedModel, norms: dict[str, nn.Module], linears: Sequence[str], ids: Tensor
+) -> dict[str, str]:
+    """Of linears, the norm whose output each reads, for those that read one."""
     put_out: dict[str, Tensor] = {}
     read: dict[str, str] = {}
 
@@ -68,20 +85,13 @@ def folded_norms(model: PreTrainedModel, groups: Sequence[Sequence[Site]], ids: 
 
         return hook
 
-    firsts = [group[0].module for group in groups]
     with ExitStack() as stack, torch.no_grad():
         for name, module in norms.items():
             stack.callback(module.register_forward_hook(put(name)).remove)
-        for name in firsts:
+        for name in linears:
             stack.callback(model.get_submodule(name).register_forward_pre_hook(reads(name)).remove)
         model(ids.to(model.device), use_cache=False)
-    odd = sorted(norms.keys() - read.values()) + [name for name in firsts if name not in read]
-    if odd:
-        raise InputError(f"absorbed: {odd[0]} is no norm before linears or reads none, so that no rotation is absorbed")
-    return [
-        _weight_of_norm(norms[read[name]], group[0].units, read[name])
-        for name, group in zip(firsts, groups, strict=True)
-    ]
+    return read
 
 
 def _weight_of_norm(norm: nn.Module, units: int, name: str) -> Tensor:
