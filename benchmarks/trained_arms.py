@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,20 @@ from sparseact.utils.files import write_atomically
 WINDOW = 512
 
 ARMS = {
-    "leading-bits": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 4e-5"),
-    "leading-bits-fast": ("the same, learning rate 2e-4", "--method leading-bits --sparsity 0.5 --lr 2e-4"),
-    "inputs": ("60% of the inputs of all linears", "--method sparseact --sparsity 0.4 --lr 2e-4"),
-    "blocks": ("half of the neurons, in blocks by a router", "--method block-router --sparsity 0.5 --lr 2e-4"),
+    "leading-bits": (
+        "half of the neurons by leading bits",
+        "--method leading-bits --sparsity 0.5 --lr 1e-5",
+    ),
+    "leading-bits-4e-5": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 4e-5"),
+    "leading-bits-2e-4": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 2e-4"),
+    "inputs": ("60% of the inputs of all linears", "--method sparseact --sparsity 0.4 --lr 4e-5"),
+    "inputs-2e-4": ("60% of the inputs of all linears", "--method sparseact --sparsity 0.4 --lr 2e-4"),
+    "blocks": (
+        "half of the neurons, in blocks by a router",
+        "--method block-router --sparsity 0.5 --lr 2e-4",
+    ),
     "pruned": ("half of the neurons pruned for good", "--method static --sparsity 0.5 --lr 2e-4"),
-    "random": ("a random half of the neurons", "--method static --option by=random --sparsity 0.5 --lr 2e-4"),
+    "random": ("a random half", "--method static --option by=random --sparsity 0.5 --lr 2e-4"),
     "twin": ("dense twin, on the text's own loss", "--method dense --lr 2e-4"),
 }
 """By name: what a row says, and what `sparseact train` is asked."""
@@ -62,6 +71,12 @@ def main() -> None:
         with write_atomically(options.out / "trained-arms.jsonl") as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     print(table(rows))
+
+
+def places(files: Sequence[Path]) -> dict[str, str]:
+    """The table of docs/results/sparse-that-pays.md, by the name of its place."""
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return {"trained arms": table(rows) + "\n"}
 
 
 def parse() -> argparse.Namespace:
@@ -117,10 +132,10 @@ def read(record: dict[str, Any]) -> dict[str, float]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: an arm a row, seeds one after the other."""
     texts = list(dict.fromkeys(text for row in rows for text in row["after"]))
-    head = ["arm", *(f"{text}: perplexity, KL" for text in texts)]
+    head = ["arm", "rate", *(f"{text}: perplexity, KL" for text in texts)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
-        cells = [ARMS[row["arm"]][0] + (f", seed {row['seed']}" if row["seed"] else "")]
+        cells = [ARMS[row["arm"]][0] + (f", seed {row['seed']}" if row["seed"] else ""), f"{row['lr']:.0e}"]
         for text in texts:
             steps = [shown(row[when][text]) for when in ("before", "after") if text in row[when]]
             cells.append(" → ".join(steps))
