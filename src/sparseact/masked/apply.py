@@ -143,8 +143,8 @@ class _Pass:
         cut = gate.site.is_head or x.shape[1] < self.clock.real.shape[1]
         if cut and gate.frozen and not gate.site.is_head:
             raise UnsupportedModelError(
-                f"model: {gate.site.block} runs only the tokens of a prompt whose logits are asked for, so no units "
-                "can be chosen from the prompt there"
+                f"model: {gate.site.block} runs only the tokens of a prompt whose logits are asked for, so that no "
+                "units can be chosen from the prompt there"
             )
         clock = self.clock.at_head() if cut else self.clock
         inputs = x.flatten(-2)
