@@ -125,7 +125,7 @@ RESULTS = {
     ),
     "engine": Result(
         page="docs/results/engine.md",
-        hours=1,
+        hours=2,
         commands=(
             "make bench-peers",
             *(
@@ -179,7 +179,7 @@ RESULTS = {
     "interdependency": Result(
         page="docs/results/interdependency.md",
         hours=1,
-        commands=("python benchmarks/interdependency.py --threads 1",),
+        commands=("python benchmarks/interdependency.py --threads 1 --out {runs}/interdependency.jsonl",),
     ),
     "head-screening": Result(
         page="docs/results/engine.md",
@@ -197,12 +197,13 @@ RESULTS = {
 }
 
 _PRINTED = "its script prints the table and keeps no rows; `make results ONLY={}` prints it again"
+_LOST = "its rows were not kept; `make results ONLY={}` measures it again"
 _BY_HAND = "measured once while the code was being written, by a script that is not in the repository; {}"
 
 UNKEPT = {
     ("docs/install.md", "name"): "sizes of downloads, as the package index says them",
     ("docs/one-pass.md", "against the loop in float64"): _PRINTED.format("attribution-speed"),
-    ("docs/reliability.md", "runner"): "its rows were not kept; `make results ONLY=busy-machine` measures it again",
+    ("docs/reliability.md", "runner"): _LOST.format("busy-machine"),
     ("docs/results/attribution-speed.md", ""): _PRINTED.format("attribution-speed"),
     ("docs/results/attribution-speed.md", "largest difference"): _PRINTED.format("attribution-speed"),
     ("docs/results/engine.md", "type"): (
@@ -212,9 +213,9 @@ UNKEPT = {
     ("docs/results/engine.md", "model"): _PRINTED.format("head-screening"),
     ("docs/results/engine.md", "head"): _PRINTED.format("kernels"),
     ("docs/results/engine.md", "tried"): _BY_HAND.format("the variants that lost were not kept either"),
-    ("docs/results/interdependency.md", "neurons off"): _PRINTED.format("interdependency"),
-    ("docs/results/interdependency.md", "heads off"): _PRINTED.format("interdependency"),
-    ("docs/results/interdependency.md", ""): _PRINTED.format("interdependency"),
+    ("docs/results/interdependency.md", "neurons off"): _LOST.format("interdependency"),
+    ("docs/results/interdependency.md", "heads off"): _LOST.format("interdependency"),
+    ("docs/results/interdependency.md", ""): _LOST.format("interdependency"),
     ("docs/results/policies.md", "model"): (
         "two tables, whose rows were not kept: benchmarks/policies.py measures them again with `--policies sparseact "
         "--options '{\"lm_head\": true}'` and `--policies griffin --options '{\"heads\": 0.2}'`"
@@ -223,8 +224,6 @@ UNKEPT = {
     ("docs/results/song2024.md", "Phi-2, as published"): "the paper's own Table 2; not measured here",
     ("docs/results/sparse-that-pays.md", "tokens"): _BY_HAND.format("a forerunner of `sparseact train`"),
     ("docs/results/sparse-that-pays.md", "step"): _BY_HAND.format("the variants that lost were not kept either"),
-    ("docs/results/sparse-that-pays.md", "tokens that it was fitted on"): (
-        "its rows were not kept; `make results ONLY=predictors` measures it again"
-    ),
+    ("docs/results/sparse-that-pays.md", "tokens that it was fitted on"): _LOST.format("predictors"),
 }
 """Why a table of measured figures has no file: by its page and the first cell of its head."""

@@ -17,6 +17,7 @@ from pages import fill
 
 MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3": "Gemma-3-270m"}
 UNITS = {"mlp": "MLP neurons", "heads": "attention heads", "both": "both"}
+OTHER = "†"
 ORDER = ["corrected-gxo", "gxo", "snip", "ig", "gradient", "magnitude", "random"]
 
 
@@ -64,18 +65,29 @@ def sections(tables: dict[tuple[str, str], pd.DataFrame]) -> dict[str, str]:
 
 
 def grid(runs: dict[str, pd.DataFrame], units: str, column: str, digits: int) -> str:
-    """One column of sweep.csv, metrics by levels; integrated gradients come from a run of their own."""
-    table = runs["table"]
+    """One column of sweep.csv, metrics by levels; those of the run of integrated gradients are marked."""
+    table = runs["table"].query("units == @units")
+    levels = sorted(table["sparsity"].unique())
+    head = f"| {UNITS[units]}, requested sparsity | " + " | ".join(f"{level:g}" for level in levels) + " |\n"
+    achieved = table[table["metric"] == "magnitude"].set_index("sparsity")["achieved"]
+    lines = ["| achieved | " + " | ".join(f"{achieved[level]:.3f}" for level in levels) + " |\n"]
+    lines += _metrics(table, column, digits, "")
+    note = ""
     if "ig" in runs:
-        table = pd.concat([table, runs["ig"].query("metric == 'ig'")])
-    rows = table[table["units"] == units].pivot_table(index="metric", columns="sparsity", values=column)
-    rows = rows.loc[[name for name in ORDER if name in rows.index]]
-    head = f"| {UNITS[units]}, requested sparsity | " + " | ".join(f"{level:g}" for level in rows.columns) + " |\n"
-    achieved = table[(table["units"] == units) & (table["metric"] == "magnitude")].set_index("sparsity")["achieved"]
-    lines = ["| achieved | " + " | ".join(f"{achieved[level]:.3f}" for level in rows.columns) + " |\n"]
-    for name, values in rows.iterrows():
-        lines.append(f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values) + " |\n")
-    return "\n" + head + "|---" * (len(rows.columns) + 1) + "|\n" + "".join(lines)
+        fewer = runs["ig"].query("units == @units")
+        lines += _metrics(fewer, column, digits, OTHER)
+        note = f"\n{OTHER} On the first {fewer['prompts'].iloc[0]} of the questions, {fewer['tokens'].iloc[0]} tokens: "
+        note += f"to be compared with each other, not with the rows of all {table['tokens'].iloc[0]}.\n"
+    return "\n" + head + "|---" * (len(levels) + 1) + "|\n" + "".join(lines) + note
+
+
+def _metrics(table: pd.DataFrame, column: str, digits: int, mark: str) -> list[str]:
+    rows = table.pivot_table(index="metric", columns="sparsity", values=column)
+    return [
+        f"| {name}{mark} | " + " | ".join(f"{value:.{digits}f}" for value in rows.loc[name]) + " |\n"
+        for name in ORDER
+        if name in rows.index
+    ]
 
 
 def claim(table: pd.DataFrame) -> str:

@@ -105,24 +105,31 @@ def test_cases_equal_those_of_a_loop_over_tokens(phi, scores, kind):
         t = case.step
         error = without[following][0][t].sum() - dense[following][0][t].sum()
         assert case.error == pytest.approx(abs(float(error)), rel=1e-7, abs=1e-12)
+        later = [
+            abs(float(without[name][0][t].sum() - dense[name][0][t].sum()))
+            for name in (f"{kind}.{layer}" for layer in range(case.layer + 1, len(phi.model.layers)))
+        ]
+        assert case.later_error == pytest.approx(max(later), rel=1e-7, abs=1e-12)
         assert case.lemma == pytest.approx(abs(float(a_off[t].sum() - a[t].sum())), rel=1e-7, abs=1e-12)
         assert case.theorem == pytest.approx(float(x[t, case.unit].norm() * g[t].norm()), rel=1e-9)
         assert case.gradient_change == pytest.approx(float((g_off[t] - g[t]).norm() / g[t].norm()), rel=1e-7)
 
 
 def test_a_case_by_hand():
-    own, following = (Site(layer, "mlp", "", "", 2, 1, 0.0) for layer in (0, 1))
+    own, following, last = (Site(layer, "mlp", "", "", 2, 1, 0.0) for layer in (0, 1, 2))
 
     def units(*rows):
         return torch.tensor(rows, dtype=torch.float64)[:, None, :, None]  # [runs, one step, units, 1]
 
     found = Attribution(
-        x={own: units([3, 4], [3, 0]), following: units([1, 2], [1, 3])},
-        gradient={own: units([1, -2], [1, -1]), following: units([5, 1], [4, 2])},
+        x={own: units([3, 4], [3, 0]), following: units([1, 2], [1, 3]), last: units([1, 1], [2, 1])},
+        gradient={own: units([1, -2], [1, -1]), following: units([5, 1], [4, 2]), last: units([3, 0], [6, 1])},
         logits=torch.empty(0),
         keys_values={},
     )
-    case = _case(found, own, following, row=1, step=0, unit=1)
+    case = _case(found, own, [following, last], row=1, step=0, unit=1)
+    assert case.later_error == 10  # the last layer: -3, then -(12 + 1) = -13; the next one changes by 3
+    assert _case(found, own, [following], row=1, step=0, unit=1).later_error == 3
     assert case.lemma == 8  # S: -(3 - 8) = 5, then -3
     assert case.error == 3  # next layer: -(5 + 2) = -7, then -(4 + 6) = -10
     assert case.theorem == pytest.approx(4 * 5**0.5)
@@ -135,7 +142,7 @@ def test_switching_off_a_silent_neuron_changes_nothing(phi, scores):
             block.mlp.fc1.weight.zero_()
             block.mlp.fc1.bias.zero_()  # gelu(0) = 0
     found = measure_interdependency(phi, scores, sparsity=(0.5,), cases=8)
-    assert {(c.error, c.lemma, c.theorem) for c in found.cases if c.units == "mlp"} == {(0.0, 0.0, 0.0)}
+    assert {(c.error, c.later_error, c.lemma, c.theorem) for c in found.cases if c.units == "mlp"} == {(0.0,) * 4}
     assert {c.change for c in found.changes if c.units == "mlp"} == {0.0}
     assert found.summary()["mlp"]["bounds"]["inside_lemma"] == 1
 

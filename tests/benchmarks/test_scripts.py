@@ -143,3 +143,39 @@ def test_the_first_look_of_the_benchmark_is_the_policy(benchmark, tiny_gguf, que
     for layer, gate in zip(layers, recipe.gates, strict=True):
         x, h = sample.x[layer.inputs][:50], sample.x[layer.site][:50]
         torch.testing.assert_close(rule(layer, x, h), gate.score(guess(gate, modules, x)).detach())
+
+
+def test_interdependency_measures_the_bounds_for_the_next_and_for_all_later_layers(
+    benchmark, tiny_gguf, monkeypatch, capsys, tmp_path
+):
+    out = tmp_path / "rows.jsonl"
+    arguments = ["--model", str(tiny_gguf), "--metrics", "gxo", "--prompts", "1", "--cases", "3", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["interdependency.py", *arguments, "--max-new-tokens", "2"])
+    script = benchmark("interdependency")
+    script.main()
+    assert "later inside lemma" in capsys.readouterr().out
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sum(row["row"] == "case" for row in rows) == 6  # neurons and heads
+    assert "| cases | 3 | 3 |" in script.places([out])["later layers"]
+
+
+def test_the_table_of_bounds_by_hand(benchmark):
+    script = benchmark("interdependency")
+    whole = {"layer": 0, "step": 0, "unit": 0, "gradient_change": 0.0}
+    cases = [
+        script.Case("mlp", error=1.0, later_error=3.0, lemma=2.0, theorem=10.0, **whole),
+        script.Case("mlp", error=4.0, later_error=4.0, lemma=2.0, theorem=10.0, **whole),
+    ]
+    assert script.bounds(cases).splitlines() == [
+        "| | neurons |",
+        "|---|---|",
+        "| cases | 2 |",
+        "| error of the next layer inside the bound of Lemma 3.1 | 50% ± 71% |",
+        "| largest error of any later layer inside it | 0% ± 0% |",
+        "| error of the next layer inside the bound of Theorem 3.3 | 100% ± 0% |",
+        "| largest error of any later layer inside it | 100% ± 0% |",
+        "| error of the next layer / lemma's bound, median | 1.25 |",
+        "| largest of any later layer / lemma's bound, median | 1.75 |",
+        "| error of the next layer / theorem's bound, median | 0.250 |",
+        "| largest of any later layer / theorem's bound, median | 0.350 |",
+    ]

@@ -3,6 +3,7 @@
 import importlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -75,3 +76,29 @@ def test_costs_stand_side_by_side(monkeypatch):
         importlib.import_module("calibration").table(costs).splitlines()[-1]
         == "| `teal` | 30 | 55 | 4.0 | 30 | 55 | 4.0 |"
     )
+
+
+def test_rows_of_fewer_questions_are_marked_and_stand_beside_each_other(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    fields = ["metric", "units", "sparsity", "achieved", "agreement", "prompts", "tokens"]
+
+    def run(prompts, rows):
+        return pd.DataFrame(
+            [[name, "both", 0.5, 0.48, share, prompts, 16 * prompts] for name, share in rows], columns=fields
+        )
+
+    runs = {
+        "table": run(24, [("magnitude", 0.6), ("corrected-gxo", 0.9)]),
+        "ig": run(8, [("magnitude", 0.5), ("ig", 0.7)]),
+    }
+    assert importlib.import_module("song2024_tables").grid(runs, "both", "agreement", 2).splitlines()[1:] == [
+        "| both, requested sparsity | 0.5 |",
+        "|---|---|",
+        "| achieved | 0.480 |",
+        "| corrected-gxo | 0.90 |",
+        "| magnitude | 0.60 |",
+        "| ig† | 0.70 |",
+        "| magnitude† | 0.50 |",
+        "",
+        "† On the first 8 of the questions, 128 tokens: to be compared with each other, not with the rows of all 384.",
+    ]

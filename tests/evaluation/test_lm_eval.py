@@ -110,6 +110,30 @@ def test_likelihoods_are_those_of_the_sparse_model(model, recipe):
     assert sparse != pytest.approx(dense, abs=0.01)
 
 
+def test_padding_is_not_counted_and_changes_nothing(model, recipe):
+    """Three lengths in one batch."""
+    from lm_eval.api.instance import Instance
+
+    requests = [
+        Instance("loglikelihood", {}, pair, 0)
+        for pair in [("The sky is", " blue"), ("Water", " is wet, they say"), ("I", " a")]
+    ]
+    found = {}
+    for size in (1, 3):
+        asked = SparseHFLM(model, tiny_tokenizer(), recipe, batch_size=size)
+        found[size] = [value for value, _ in asked.loglikelihood(requests, disable_tqdm=True)], asked.density
+    assert found[3][0] == pytest.approx(found[1][0], abs=1e-5)
+    assert found[3][1].tokens == found[1][1].tokens
+    assert found[3][1].off == found[1][1].off
+    assert found[3][1].achieved() == found[1][1].achieved()
+
+
+def test_a_text_that_ends_in_the_token_of_padding_keeps_it(model, recipe):
+    asked = SparseHFLM(model, tiny_tokenizer(), recipe, batch_size=2)
+    asked._asked = {(5, 7, 0), (5, 7, 0, 0, 3), (9,)}
+    assert [asked._tokens_of(row) for row in ([5, 7, 0, 0, 0], [5, 7, 0, 0, 3], [9, 0, 0], [8, 0, 0])] == [3, 5, 1, 3]
+
+
 def test_a_policy_that_needs_the_prompt_generates(model, tasks):
     recipe = POLICIES["griffin"](sparsity=0.5).calibrate(model, tiny_tokenizer(), TEXT)
     found = run_tasks(model, tiny_tokenizer(), [str(tasks / "writing.yaml")], recipe=recipe, limit=2)

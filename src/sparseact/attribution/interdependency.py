@@ -9,6 +9,8 @@ X of a site (Song et al. 2024, section 3). Two measurements, both exact for the 
 - `cases`: one unit i of layer L1 is off at one token. The error of inter-layer dependency is the change
   of the next layer's summed attribution, |S(F, Y) - S(F, Y~)|. Lemma 3.1 bounds it by
   |S(F, X) - S(F, X~)|, Theorem 3.3 by |x_i| ||g||_2, assuming that the gradients g of L1 stay as they are.
+  `later_error` is the largest change of any later layer, to be held against the same bounds. (The statement of
+  the paper's Lemma 3.2 is not known to us; what is measured beyond the next layer is this.)
 """
 
 from __future__ import annotations
@@ -111,20 +113,22 @@ def _cases(
             keep[sites[layer]][row, step, unit] = False
         found = _attribute_masked(model, sites, prefix, label, keep)
         for row, (layer, step, unit) in enumerate(part, start=1):
-            yield _case(found, sites[layer], sites[layer + 1], row, step, unit)
+            yield _case(found, sites[layer], sites[layer + 1 :], row, step, unit)
 
 
-def _case(found: Attribution, site: Site, following: Site, row: int, step: int, unit: int) -> Case:
+def _case(found: Attribution, site: Site, later: Sequence[Site], row: int, step: int, unit: int) -> Case:
     gradient = found.gradient[site][:, step].double()
     norm = float(gradient[0].norm())
-    own, following_sum = (attribution(found, s)[:, step].sum(dim=-1) for s in (site, following))
+    sums = torch.stack([attribution(found, s)[:, step].sum(dim=-1) for s in (site, *later)])
+    own, *errors = (sums[:, row] - sums[:, 0]).abs().tolist()
     return Case(
         site.kind,
         site.layer,
         step,
         unit,
-        error=float((following_sum[row] - following_sum[0]).abs()),
-        lemma=float((own[row] - own[0]).abs()),
+        error=errors[0],
+        later_error=max(errors),
+        lemma=own,
         theorem=float(found.x[site][0, step, unit].double().norm()) * norm,
         gradient_change=ratio(float((gradient[row] - gradient[0]).norm()), norm),
     )

@@ -36,6 +36,7 @@ class Case:
 
     Attributes:
         error: change of the next layer's summed attribution.
+        later_error: largest change of any later layer's.
         lemma: bound of Lemma 3.1, the change of the own layer's summed attribution.
         theorem: bound of Theorem 3.3, |x_i| ||g||_2.
         gradient_change: ||g~ - g|| / ||g|| in the own layer, which the theorem takes for 0.
@@ -46,6 +47,7 @@ class Case:
     step: int
     unit: int
     error: float
+    later_error: float
     lemma: float
     theorem: float
     gradient_change: float
@@ -66,7 +68,7 @@ class Interdependency:
     def summary(self) -> dict[str, Any]:
         """By kind of units: median change over layers by sparsity, and how the cases lie in their bounds."""
         return {
-            kind: {"change": self._median_changes(kind), "bounds": self._bounds(kind)}
+            kind: {"change": self._median_changes(kind), "bounds": self.bounds(kind)}
             for kind in dict.fromkeys(change.units for change in self.changes)
         }
 
@@ -75,15 +77,22 @@ class Interdependency:
         of_kind = [change for change in self.changes if change.units == kind]
         return {level: statistics.median(c.change for c in of_kind if c.sparsity == level) for level in levels}
 
-    def _bounds(self, kind: UnitKind) -> dict[str, float]:
+    def bounds(self, kind: UnitKind) -> dict[str, float]:
+        """How the cases of a kind lie in the paper's bounds."""
         cases = [case for case in self.cases if case.units == kind]
         return {
             "cases": len(cases),
             "inside_lemma": statistics.fmean(case.error <= case.lemma for case in cases),
+            "later_inside_lemma": statistics.fmean(case.later_error <= case.lemma for case in cases),
             "inside_theorem": statistics.fmean(case.error <= case.theorem for case in cases),
+            "later_inside_theorem": statistics.fmean(case.later_error <= case.theorem for case in cases),
             "lemma_inside_theorem": statistics.fmean(case.lemma <= case.theorem for case in cases),
             "median_error_over_lemma": statistics.median(ratio(case.error, case.lemma) for case in cases),
+            "median_later_error_over_lemma": statistics.median(ratio(case.later_error, case.lemma) for case in cases),
             "median_error_over_theorem": statistics.median(ratio(case.error, case.theorem) for case in cases),
+            "median_later_error_over_theorem": statistics.median(
+                ratio(case.later_error, case.theorem) for case in cases
+            ),
             "above_middle_of_theorem": statistics.fmean(case.error > MIDDLE * case.theorem for case in cases),
             "median_gradient_change": statistics.median(case.gradient_change for case in cases),
         }

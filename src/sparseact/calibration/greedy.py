@@ -1,8 +1,9 @@
 """TEAL's greedy budget: within each block, byte after byte goes where the block's output changes least.
 
 Liu et al. 2024, arXiv 2408.14690, algorithm 1. The cost of a linear is its true bytes (the released code
-takes k and v for 1/8 of q in every model), no linear goes beyond all of its inputs, and a block for which
-the same sparsity everywhere turns out better gets that.
+has a table: k and v are 1/4 of q in Llama-3-8B and 1/8 in all others, Llama-2-7B among them, whose k is as large as
+q), no linear goes beyond all of its inputs, and a block for which the same sparsity everywhere turns out better
+gets that.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -19,7 +20,6 @@ from sparseact.models.quiet import first_line
 from sparseact.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -30,8 +30,7 @@ class SparseHFLM(HFLM):
     given answers, and works in tasks that generate.
 
     Attributes:
-        density: what was read so far; None without a recipe. HFLM tells the model of no padding, so with a
-            batch size above 1 padded positions count too.
+        density: what was read so far, without padding; None without a recipe.
     """
 
     def __init__(
@@ -47,9 +46,19 @@ class SparseHFLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **options)
         self.recipe = recipe
         self.density: Density | None = None
+        self._asked: set[tuple[int, ...]] = set()
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """As HFLM, whose batches are padded on the right without a mask; what is asked for is remembered."""
+        longest = self.max_length + 1
+        self._asked = {tuple((context + answer)[-longest:][:-1]) for _, context, answer in requests}
+        return super()._loglikelihood_tokens(requests, *args, **kwargs)
 
     def _model_call(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        logits = self._under_recipe(super()._model_call, *args, **kwargs)
+        with self._padding_told(args[0] if args else kwargs["inps"]):
+            logits = self._under_recipe(super()._model_call, *args, **kwargs)
         check_logits(logits)
         return logits
 
@@ -57,6 +66,31 @@ class SparseHFLM(HFLM):
         with ends_only(self.model):
             kwargs["logits_processor"] = check_each_step()
             return self._under_recipe(super()._model_generate, *args, **kwargs)
+
+    @contextmanager
+    def _padding_told(self, ids: torch.Tensor) -> Iterator[None]:
+        """Give the model the mask of a batch [texts, tokens], where a text is shorter and a recipe counts its tokens.
+
+        What comes after a text changes nothing in it, so that the mask changes only what is counted.
+        """
+        counts = torch.tensor([self._tokens_of(row) for row in ids.tolist()], device=ids.device)
+        mask = (torch.arange(ids.shape[1], device=ids.device) < counts[:, None]).long()
+        if self.recipe is None or bool(mask.all()):
+            yield
+            return
+        hook = self.model.register_forward_pre_hook(
+            lambda _, args, kwargs: (args, kwargs | {"attention_mask": mask}), with_kwargs=True, prepend=True
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def _tokens_of(self, row: list[int]) -> int:
+        """The tokens of a row that HFLM filled up with 0, which may be a token of the text too."""
+        shortest = max((place + 1 for place, token in enumerate(row) if token), default=0)
+        whole = (count for count in range(shortest, len(row) + 1) if tuple(row[:count]) in self._asked)
+        return next(whole, len(row))
 
     def _under_recipe(self, function: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         with self.recipe(self.model) if self.recipe is not None else nullcontext() as density:

@@ -4,7 +4,8 @@ Liu et al. 2023, "Deja Vu: Contextual Sparsity for Efficient LLMs at Inference T
 sigmoid(B A x), trained to tell which neurons are on. Theirs learns by gradient descent which neurons of a
 ReLU are not 0; here the target is how important each neuron is, as a share of the token's mean, which
 loses less of what matters than telling the most important ones from the rest. The fit is a reduced-rank ridge
-regression in closed form, and it reads its own layer's input, not the one of the layer before.
+regression in closed form, and it reads its own layer's input, not the one of the layer before. Theirs has a
+predictor for the heads of each layer too, which is left out here: all heads stay on.
 """
 
 from __future__ import annotations

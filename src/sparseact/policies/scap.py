@@ -37,8 +37,9 @@ KERNEL_TOKENS = 512
 class SCAP(GatePolicy):
     """Threshold how far each input is from its usual value, in every linear.
 
-    The released code sets a value and a sparsity for each kind of linear by hand; here each channel has
-    its own value and all linears the same sparsity.
+    The released configurations gate the linears of the MLP alone (down, or all three); the usual value is measured,
+    as the mode of a density or the median, or taken for 0, and a sparsity is set by hand for each kind of linear. Here
+    all linears of the blocks are gated, each channel has its own value, and all linears have the same sparsity.
 
     Attributes:
         sparsity: share of all linear weights of the blocks that is not read for a token.
