@@ -30,7 +30,7 @@ class _MistralRs:
         self.words = sorted(vocabulary, key=vocabulary.__getitem__)
         self.server = Runner(
             Which.GGUF(str(folder), "model.gguf", tokenizer_json=str(tokenizer)),
-            token_source="none",
+            token_source="none",  # noqa: S106 - no password
             prefix_cache_n=1,  # so that a reset forgets
             jinja_explicit=str(folder / "prompt.jinja"),
         )
