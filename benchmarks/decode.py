@@ -42,6 +42,8 @@ RUNNERS = (
     "openvino-genai:file",
     "openvino-genai:q8_0",
     "openvino-genai:q4_0",
+    "mistralrs:file",
+    "mistralrs:q8_0",
     "engine:f32",
     "engine:bf16",
     "engine:q8",

@@ -22,6 +22,7 @@ LOOKS = {
     "ik_llama.cpp": ("#2B8846", "D"),
     "onnxruntime-genai": ("#8250C4", "v"),
     "openvino-genai": ("#B4367A", "P"),
+    "mistralrs": ("#7A6A00", "X"),
 }
 """Colour and marker by engine; sparse runs are hollow."""
 WIDTH, HEIGHT = 9.0, 7.0

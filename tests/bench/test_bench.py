@@ -283,7 +283,7 @@ def test_what_is_measured_beside_the_engine(tmp_path):
     (tmp_path / "recipe.json").write_text(
         '{"policy": "teal", "sparsity": 0.375, "meta": {"options": {"sparsity": 0.375, "greedy": true, "alpha": 0.5}}}'
     )
-    others = ["transformers", "ik_llama.cpp", "llama.cpp:q4_0", "onnxruntime-genai", "openvino-genai"]
+    others = ["transformers", "ik_llama.cpp", "llama.cpp:q4_0", "onnxruntime-genai", "openvino-genai", "mistralrs"]
     specs = runners(["q8", "file", "q8"], [str(tmp_path)], others, screen=True)
     assert [str(spec) for spec in specs] == [
         "engine:q8",
@@ -300,9 +300,11 @@ def test_what_is_measured_beside_the_engine(tmp_path):
         "onnxruntime-genai:q8_0",
         "openvino-genai:q8_0",
         "openvino-genai:file",
+        "mistralrs:q8_0",
+        "mistralrs:file",
     ]
     assert specs[1].label() == "engine:q8 teal 37.5% (greedy, alpha=0.5)"
-    assert specs[-5].label() == "ik_llama.cpp:file+ub16"
+    assert specs[-7].label() == "ik_llama.cpp:file+ub16"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sparseact.bench.session import Work, losses
 from sparseact.bench.spec import PEERS, Spec
 
 PYTHON = BUILT.absolute() if BUILT.exists() else Path(sys.executable)
-CONVERTED = ("onnxruntime-genai:q8_0", "onnxruntime-genai:f32", "openvino-genai:q8_0")
+CONVERTED = ("onnxruntime-genai:q8_0", "onnxruntime-genai:f32", "openvino-genai:q8_0", "mistralrs:q8_0")
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,28 @@ def test_a_converted_model_is_made_once_for_each_engine_and_type(tiny_gguf, tmp_
     copy.write_bytes(tiny_gguf.read_bytes())
     assert Setup(str(copy), Path(sys.executable), tmp_path).readable(spec) != setup.readable(spec)
     assert made == [("openvino-genai:file", "tiny.gguf")] * 2
+
+
+def test_mistralrs_gets_tokens_as_words(tiny_gguf, tmp_path):
+    from tokenizers import Tokenizer
+
+    target = tmp_path / "made"
+    convert(Spec("mistralrs", "q8_0"), _bare_python(tmp_path), tiny_gguf, target)
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    ids = list(range(260))[::-1]
+    assert tokenizer.encode(" ".join(tokenizer.id_to_token(token) for token in ids)).ids == ids
+    assert tokenizer.id_to_token(1) == "<|im_start|>"
+    assert (target / "model.gguf").read_bytes() == tiny_gguf.read_bytes()
+
+
+def test_mistralrs_does_not_run_a_vocabulary_with_spaces(tmp_path):
+    import gguf
+
+    writer = gguf.GGUFWriter(tmp_path / "gemma.gguf", "gemma3")
+    writer.add_token_list(["<pad>", "a", "\n\n"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(RunnerError, match=r"mistralrs cannot convert gemma.gguf: it takes text only, and the token"):
+        convert(Spec("mistralrs", "file"), Path(sys.executable), tmp_path / "gemma.gguf", tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["gemma.gguf"]

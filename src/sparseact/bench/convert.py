@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import gguf
 
 from sparseact.bench.runner import RunnerError
 from sparseact.bench.spec import Spec
@@ -37,15 +40,21 @@ def convert(spec: Spec, python: Path, source: Path, target: Path) -> None:
     with TemporaryDirectory(dir=target.parent, prefix=".partial-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        is_onnx = spec.engine == "onnxruntime-genai"
-        command = _builder(source, Path(scratch), made, spec.dtype) if is_onnx else _reader(source, made)
-        if reason := failure(python, *command):
+        if reason := _make(spec, python, source, Path(scratch), made):
             raise RunnerError(f"{spec.engine} cannot convert {source.name}: {reason}")
         try:
             made.rename(target)
         except OSError:
             if not target.exists():  # else another process was quicker
                 raise
+
+
+def _make(spec: Spec, python: Path, source: Path, scratch: Path, made: Path) -> str:
+    """Fill the folder `made`: why it cannot be, or nothing."""
+    if spec.engine == "mistralrs":
+        return _word_tokenizer(source, made)
+    is_onnx = spec.engine == "onnxruntime-genai"
+    return failure(python, *(_builder(source, scratch, made, spec.dtype) if is_onnx else _reader(source, made)))
 
 
 def failure(python: Path, *arguments: str) -> str:
@@ -77,3 +86,24 @@ def _reader(source: Path, made: Path) -> list[str]:
     link.symlink_to(source.resolve())
     script = "import sys, openvino_genai; openvino_genai.LLMPipeline(sys.argv[1], 'CPU', enable_save_ov_model=True)"
     return ["-c", script, str(link)]
+
+
+def _word_tokenizer(source: Path, made: Path) -> str:
+    """For mistralrs, which takes text only: a tokenizer of the file's words that splits at spaces, and a template that
+    adds nothing. So any tokens can be given, and are read as they are. Why it cannot be, or nothing.
+    """
+    field = gguf.GGUFReader(source).fields["tokenizer.ggml.tokens"]
+    words = [bytes(field.parts[part]).decode() for part in field.data]
+    if spaced := next((word for word in words if word.split() != [word]), None):
+        return f"it takes text only, and the token {spaced!r} has a space"
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": words[0]},
+    }
+    (made / "model.gguf").symlink_to(source.resolve())
+    (made / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    (made / "prompt.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")
+    return ""

@@ -25,6 +25,7 @@ ADAPTERS: Final = {
     "ik_llama.cpp": "llama_adapter.py",
     "onnxruntime-genai": "onnxruntime_adapter.py",
     "openvino-genai": "openvino_adapter.py",
+    "mistralrs": "mistralrs_adapter.py",
 }
 """The file that makes a worker's model of each engine."""
 
@@ -170,5 +171,5 @@ class Runner:
 
 def _same_count(threads: int) -> dict[str, str]:
     """The same number of threads for every library, and none of their own choosing."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
     return dict.fromkeys(names, str(threads))

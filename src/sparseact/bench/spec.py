@@ -15,6 +15,7 @@ PEERS: Final = {
     "ik_llama.cpp": "ik-llama-cpp-python",
     "onnxruntime-genai": "onnxruntime-genai",
     "openvino-genai": "openvino-genai",
+    "mistralrs": "mistralrs",
 }
 """The package of each engine that runs what a GGUF file holds, and may stand in an environment of its own."""
 LLAMAS: Final = ("llama.cpp", "ik_llama.cpp")
@@ -27,6 +28,7 @@ TYPES: Final = {
     "ik_llama.cpp": _GGUF_TYPES,
     "onnxruntime-genai": ("f32", "q8_0", "q4_0"),
     "openvino-genai": ("file", "f16", "q8_0", "q4_0", "q4_1"),
+    "mistralrs": _GGUF_TYPES,
 }
 """The types that each engine is measured at; `file` is the GGUF file as it is shipped."""
 SAME_TYPE: Final = {"f32": "f32", "bf16": "bf16", "q8": "q8_0", "q4": "q4_1", "file": "file"}

@@ -41,8 +41,8 @@ def bench(
         recipe: A folder that calibrate wrote; may be given several times. The dense engine is always measured.
         dtype: Types of the engine's weights: q8, q4, bf16, f32, or file for the types that the file has.
         against: Other engines, at the same types: transformers (float32, and bfloat16 beside bf16), llama.cpp,
-            ik_llama.cpp, onnxruntime-genai (q8, f32), openvino-genai (q8, q4, file). Or one of their types, as
-            transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
+            ik_llama.cpp, mistralrs, onnxruntime-genai (q8, f32), openvino-genai (q8, q4, file). Or one of their
+            types, as transformers:bf16, llama.cpp:q4_0 or ik_llama.cpp:q4_0+rtr.
         screen: Measure the dense engine with a screened head too (see generate --screen).
         shape: A shape such as qwen3-0.6b or llama3.2-3b instead of a model: random weights, so speed only, of
             the dense engine and of recipes that switch off exactly what --density leaves.
