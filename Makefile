@@ -114,7 +114,7 @@ pages: $(STAMP)  ## write what the documentation takes from the code: help pages
 
 sparse-model: env  ## train the sparse model of docs/results/sparse-that-pays.md (hours; goes on where it was stopped; TOKENS=20000)
 	$(BIN)/sparseact train --method leading-bits --sparsity 0.67 --text $(if $(TEXT),$(TEXT)$(COMMA))own \
-	  --tokens $(if $(TOKENS),$(TOKENS),400000) --lr 1e-4 --out runs/sparse-model
+	  --tokens $(if $(TOKENS),$(TOKENS),400000) --out runs/sparse-model
 
 results: $(STAMP)  ## list what is measured for docs/results; ONLY=NAME remakes one (TEXT=FILE and OTHER=FILE where it reads texts)
 	@$(BIN)/python benchmarks/results.py $(if $(ONLY),--only $(ONLY)) $(if $(TEXT),--text $(TEXT)) $(if $(OTHER),--other $(OTHER))

@@ -324,9 +324,3 @@ def test_every_policy_but_those_of_the_prompt_can_be_trained():
     assert {"dense", "cats", "teal", "first-look"} <= set(methods())
     assert "griffin" not in methods()
     assert replace(Options(), method="teal").steps == 97
-
-
-def test_a_long_run_learns_at_half_the_rate_unless_one_is_given():
-    assert Options().record()["lr"] == Options(tokens=100_000).learning_rate == 2e-4
-    assert Options(tokens=100_001).record()["lr"] == 1e-4
-    assert Options(tokens=10**6, lr=3e-4).learning_rate == 3e-4

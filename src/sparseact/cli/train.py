@@ -23,7 +23,7 @@ def train(
     objective: Literal["distil", "lm", "both"] | None = None,
     option: NamesIfAny = (),
     lora: int = 0,
-    lr: float | None = None,
+    lr: float = 5e-5,
     constants_lr: float = 5e-4,
     router_lr: float = 1e-3,
     batch: Count = 2,
@@ -57,8 +57,8 @@ def train(
         objective: distil learns the dense model's distributions, lm the text, both half and half; by default distil.
         option: Options of the policy as NAME=VALUE.
         lora: Train adapters of this rank and merge them at the end; 0 trains the whole model without embeddings.
-        lr: Learning rate of AdamW: 10 steps up, then in a straight line down to 5%. By default 2e-4, and 1e-4 for more
-            than 100,000 tokens.
+        lr: Learning rate of AdamW: 10 steps up, then in a straight line down to 5%. A mask that costs little at the
+            start loses by a high one; one that costs much may want 2e-4.
         constants_lr: Learning rate of the constants in place of what is off; 0 leaves them out.
         router_lr: Learning rate of routers; 0 leaves them as they were calibrated.
         batch: Windows of a step.

@@ -86,7 +86,7 @@ def optimiser_over(
     parameters: dict[str, nn.Parameter], gates: LiveGates | None, options: Options
 ) -> torch.optim.Optimizer:
     """AdamW without decay; constants and routers have learning rates of their own."""
-    rates = [(parameters, options.learning_rate)]
+    rates = [(parameters, options.lr)]
     if gates is not None:
         rates += [(gates.constants, options.constants_lr), (gates.routers, options.router_lr)]
     groups = [{"params": list(held.values()), "lr": lr, "base": lr} for held, lr in rates if held]

@@ -21,10 +21,6 @@ DType = Literal["auto", "float32", "bfloat16"]
 LEAST_MEASURED = 2
 """Held-out windows of a text that are measured however short the run."""
 
-SHORT, SHORT_LR, LONG_LR = 100_000, 2e-4, 1e-4
-"""A run of at most so many tokens learns at the first rate, a longer one at the second: on SmolLM2 2e-4 suited 82,000
-tokens, and over 215,000 the divergence from the dense model did not fall until the rate did."""
-
 METHODS_WITHOUT_RULE = {"dense": "Dense twin: no mask; what the same tokens do to the model without one."}
 """Methods that leave no recipe."""
 
@@ -53,8 +49,8 @@ class Options:
         objective: `distil` from the dense model itself, `lm` on the text, `both` half and half.
         proportions: of the texts, one number each; equal if empty.
         lora: rank of the adapters that are trained, merged at the end; 0 trains the whole model without embeddings.
-        lr: learning rate of AdamW, after the warm-up; it falls in a straight line to 5% of that. By default 2e-4, and
-            1e-4 for more than 100,000 tokens.
+        lr: learning rate of AdamW, after the warm-up; it falls in a straight line to 5% of that. A mask that
+            costs little at the start loses by a high one, see docs/howto/train.md.
         constants_lr: learning rate of the constants in place of what is off; 0 leaves them out.
         router_lr: learning rate of routers; 0 leaves them as they were calibrated.
         batch: windows of a step.
@@ -72,7 +68,7 @@ class Options:
     objective: Objective = "distil"
     proportions: tuple[float, ...] = ()
     lora: int = 0
-    lr: float | None = None
+    lr: float = 5e-5
     constants_lr: float = 5e-4
     router_lr: float = 1e-3
     batch: int = 2
@@ -92,7 +88,7 @@ class Options:
             raise unknown_name("objective", self.objective, get_args(Objective))
         if self.dtype not in get_args(DType):
             raise unknown_name("dtype: unknown type", self.dtype, get_args(DType))
-        rates = {"lr": self.learning_rate, "constants_lr": self.constants_lr, "router_lr": self.router_lr}
+        rates = {"lr": self.lr, "constants_lr": self.constants_lr, "router_lr": self.router_lr}
         for name, value in rates.items():
             if not (math.isfinite(value) and value >= 0) or (name == "lr" and value == 0):
                 raise InputError(f"{name}: {value} is not a positive number")
@@ -125,13 +121,6 @@ class Options:
         """How many of the steps, the first ones, are local."""
         return self.local_tokens // (self.batch * self.window)
 
-    @property
-    def learning_rate(self) -> float:
-        """Of AdamW: `lr`, or by the length of the run."""
-        if self.lr is not None:
-            return self.lr
-        return SHORT_LR if self.tokens <= SHORT else LONG_LR
-
     def measured_windows(self, texts: int) -> int:
         """Held-out windows of each of so many texts that are measured.
 
@@ -144,7 +133,6 @@ class Options:
     def record(self) -> dict[str, Any]:
         """As JSON keeps it."""
         return asdict(self) | {
-            "lr": self.learning_rate,
             "policy_options": dict(self.policy_options),
             "proportions": list(self.proportions),
         }
