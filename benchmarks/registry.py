@@ -154,6 +154,13 @@ RESULTS = {
         tables="sparse_that_pays",
         draw=(f"python benchmarks/sparse_that_pays_plot.py {PAYS_ROWS} docs/images/sparse-that-pays.png",),
     ),
+    "trained-arms": Result(
+        page="docs/results/sparse-that-pays.md",
+        hours=3,
+        commands=("python benchmarks/trained_arms.py --text {text} --other {other} --windows 2 --out {runs}",),
+        files=("trained-arms.jsonl",),
+        tables="trained_arms",
+    ),
     "predictors": Result(
         page="docs/results/sparse-that-pays.md",
         hours=1,
