@@ -1,9 +1,9 @@
 """A rival at 4 bits that is rounded with care: auto-round's GGUF file of a model, for `bench` beside the plain ones.
 
-llama.cpp's quantiser rounds each weight to the nearest number; auto-round learns for each which way to round, on a text,
-with the loss of every layer's output. That needs no hub, but its package in some Python, and much time:
+llama.cpp's quantiser rounds each weight to the nearest number; auto-round learns which way to round each, on a text.
+That needs no hub, but its package in some Python, and much time:
 
-    .venv-peers/bin/python -m pip install auto-round==0.16.1
+    .venv-peers/bin/python -m pip install auto-round==0.16.1 sentencepiece
     python benchmarks/auto_round.py --text train.txt --out runs/gguf/smollm2-auto-round-q4_0.gguf
     sparseact bench --model runs/gguf/smollm2-auto-round-q4_0.gguf --dtype file --against llama.cpp --text valid.txt
 
