@@ -42,6 +42,11 @@ class _MistralRs:
         self._ask([0], tokens=1, top=1)
         self.ids = []
 
+    def prefill(self, ids: Sequence[int]) -> None:
+        """Read without the log-probabilities, which take time to be handed over."""
+        self.ids += ids
+        self._ask(self.ids, tokens=1, top=1)
+
     def read(self, ids: Sequence[int]) -> Logits:
         self.ids += ids
         [found] = self._ask(self.ids, tokens=1, top=len(self.words))

@@ -34,7 +34,7 @@ class Model(Protocol):
     """What an adapter makes of its engine. Logits are [vocabulary] and hold until the next call.
 
     An engine that decodes otherwise than by reading one token has `step(token) -> Logits` and
-    `greedy(tokens) -> list[int]` too, see Worker.
+    `greedy(tokens) -> list[int]` too, see Worker; one whose logits cost time besides has `prefill(ids)` without them.
     """
 
     def reset(self) -> None:
@@ -70,7 +70,8 @@ class Worker:
     def prefill(self, ids: list[int]) -> dict[str, Any]:
         """Read a prompt, after forgetting what was read before: its times."""
         self.model.reset()
-        return timed(lambda: self.read(ids))[1]
+        own = getattr(self.model, "prefill", self.read)
+        return timed(lambda: own(ids))[1]
 
     def decode(self, tokens: int) -> dict[str, Any]:
         """Go on greedily from a prefill: times, and the tokens."""
