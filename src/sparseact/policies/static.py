@@ -1,7 +1,7 @@
-"""Static: the same neurons for every token, by score_i = mean |h_i| ||W_down,i||, or drawn at random. A control.
+"""Static: score = mean |h_i| * ||W_down,i||, of a text; the same neurons for every token, or random ones: a control.
 
-What a choice by input has to beat at equal bytes: with it off, a model is one whose other neurons were pruned for good.
-In `sparseact train` it is the pruned model that was tuned on the same tokens, or the frozen random mask.
+Ours. What a choice by input has to beat at equal bytes: with it off, a model is one whose other neurons were pruned for
+good. In `sparseact train` it is the pruned model that was tuned on the same tokens, or the frozen random mask.
 """
 
 from __future__ import annotations
