@@ -43,7 +43,7 @@ def test_one_json_object_with_the_qualities_and_what_it_will_take_on_standard_er
     assert main([*command, "--method", "cats", "--out", str(tmp_path / "out"), "--lr", "1e-5"]) == USERS_MISTAKE
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("sparseact: --out: ")
-    assert "(lr 0.0002 there, 1e-05 here)" in err
+    assert "(lr 5e-05 there, 1e-05 here)" in err
     evaluated = ["eval", "--model", str(tmp_path / "out"), "--recipe", str(tmp_path / "out" / "recipe")]
     assert main([*evaluated, "--text", text, "--context", "32", "--limit", "4", "--json"]) == 0
     out, err = capsys.readouterr()
