@@ -6,7 +6,6 @@ python benchmarks/bounds.py runs/decode.jsonl --exact
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 import sparseact as sa
+from pages import read_rows
 from sparseact.bench.rates import Spread
 from sparseact.bench.spec import SAME_TYPE
 from sparseact.bench.summary import Group, Result, summarise
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--disturbed", action="store_true", help="count samples that shared the cores too")
     parser.add_argument("--exact", action="store_true", help="compare logits and greedy tokens with transformers' too")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for path in arguments.rows for line in path.read_text().splitlines()]
+    rows = read_rows(arguments.rows)
     groups = summarise(rows, disturbed=arguments.disturbed)
     print(as_markdown([bound for group in groups for bound in bounds(group)]))
     for group in groups:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import read_rows
 from sparseact.policies import POLICIES
 from sparseact.utils.environment import describe
 
@@ -65,7 +66,7 @@ def measure(policy: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def places(files: Sequence[Path]) -> dict[str, str]:
     """The table of docs/results/policies.md, by the name of its place."""
-    return {"calibration": table([json.loads(line) for path in files for line in path.read_text().splitlines()])}
+    return {"calibration": table(read_rows(files))}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

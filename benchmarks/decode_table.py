@@ -7,14 +7,13 @@ python benchmarks/decode_table.py docs/results/engine/*.jsonl --page docs/result
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bounds import as_markdown as bounds_as_markdown
 from bounds import bounds
-from pages import fill
+from pages import fill, read_rows
 from sparseact.bench.rates import Spread, bandwidth_share
 from sparseact.bench.summary import Group, Result, summarise
 
@@ -51,8 +50,7 @@ def main() -> None:
 
 def read(files: Sequence[Path], *, disturbed: bool = False) -> list[Group]:
     """What was measured, by model and number of threads."""
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-    return summarise(rows, disturbed=disturbed)
+    return summarise(read_rows(files), disturbed=disturbed)
 
 
 def places(files: Sequence[Path]) -> dict[str, str]:

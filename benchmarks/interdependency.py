@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 import sparseact as sa
+from pages import read_rows
 from sparseact.attribution import Interdependency, measure_interdependency
 from sparseact.attribution.interdependency_result import Case
 from sparseact.data import load_prompts
@@ -74,7 +75,7 @@ def main() -> None:
 
 def places(files: Sequence[Path]) -> dict[str, str]:
     """The table of bounds of the page, by the name of its place."""
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    rows = read_rows(files)
     cases = [row for row in rows if row["row"] == "case"]
     return {"later layers": bounds([Case(**{name: row[name] for name in Case.__annotations__}) for row in cases])}
 

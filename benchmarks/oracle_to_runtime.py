@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 import sparseact as sa
 from oracle_to_runtime_rules import Method, Rule, rules
+from pages import read_rows
 from sparseact.attribution import attribute_in_one_pass, make_metric, score_sites
 from sparseact.calibration.fit import read_text
 from sparseact.calibration.neurons import Neurons, find_neurons
@@ -90,7 +91,7 @@ def main() -> None:
     if arguments.table:
         print("\n".join(f"**{name}**\n\n{table}" for name, table in places([arguments.out]).items()))
         return
-    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    done = read_rows([arguments.out]) if arguments.out.exists() else []
     torch.set_num_threads(arguments.threads)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = sa.load(arguments.model)
@@ -229,7 +230,7 @@ def run(
 
 def places(files: Sequence[Path]) -> dict[str, str]:
     """The tables of the page, by the name of their place: at equal shares of neurons off, and at equal bytes."""
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    rows = read_rows(files)
     found = {}
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]

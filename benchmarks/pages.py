@@ -1,9 +1,17 @@
-"""Fill the places of a results page: what stands between `<!-- NAME -->` and `<!-- end -->` is replaced."""
+"""A results page: rows that were kept, and the places between `<!-- NAME -->` and `<!-- end -->` that they fill."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+
+def read_rows(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """The lines of JSON of all files, one after the other."""
+    return [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def fill(page: Path, sections: dict[str, str]) -> None:

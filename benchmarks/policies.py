@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import sparseact as sa
+from pages import read_rows
 from sparseact.calibration.own_answers import write_text
 from sparseact.data import load_text
 from sparseact.errors import InputError
@@ -52,7 +53,7 @@ def main() -> None:
     text = load_text(arguments.text)
     calibration, held_out = text[: len(text) // 2], text[len(text) // 2 :]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    done = read_rows([arguments.out]) if arguments.out.exists() else []
     model, tokenizer = sa.load(arguments.model)
     answers = write_text(model, tokenizer, tokens=ANSWER_TOKENS, seed=ANSWER_SEED)
     for level in arguments.levels:

@@ -6,7 +6,6 @@ python benchmarks/policies_tables.py --page docs/results/policies.md
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pages import fill
+from pages import fill, read_rows
 
 MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3": "Gemma-3-270m"}
 DRAWN = {
@@ -56,7 +55,7 @@ def main() -> None:
 
 def read(files: Sequence[Path]) -> dict[str, list[Row]]:
     """Rows by model, which is the name of the file."""
-    rows = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
+    rows = {path.stem: read_rows([path]) for path in files}
     return {model: sorted(rows[model], key=lambda row: row["sparsity"]) for model in MODELS}
 
 

@@ -30,10 +30,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 import sparseact as sa
+from held_out_text import WINDOW, held_out_text
 from sparseact.calibration.neurons import Neurons, find_neurons, read_signal
 from sparseact.calibration.regression import reduced_rank_regression
 from sparseact.calibration.weights import column_norms
-from sparseact.data import load_text
 from sparseact.masked.apply import run_gates
 from sparseact.masked.gate import predict
 from sparseact.masked.selectors import topk_mask
@@ -44,10 +44,9 @@ from sparseact.recipes.selectors import TopK
 from sparseact.sites import Site, capture, skip_logits
 from sparseact.training.parameters import dense_teacher
 from sparseact.training.quality import held_out
-from sparseact.training.text import Source, split_text
+from sparseact.training.text import Source
 from sparseact.utils.files import write_atomically
 
-WINDOW = 512
 UNFITTED = 2048
 """Tokens of the end of what is captured, on which recall is read."""
 STEPS, BATCH, RATE = 1000, 1024, 2e-3
@@ -63,7 +62,7 @@ def main() -> None:
     """Capture, fit, measure; a line of JSON for each number of tokens and kind of predictor."""
     options = parse()
     model, tokenizer = sa.load(options.model)
-    texts = [split(tokenizer, file, options.windows) for file in (options.text, options.measure)]
+    texts = [held_out_text(tokenizer, file, options.windows) for file in (options.text, options.measure)]
     options.out.mkdir(parents=True, exist_ok=True)
     parts = find_neurons(model)
     inputs = capture_inputs(model, parts, texts[0], max(options.tokens) + UNFITTED, options.out / "inputs.npy")
@@ -95,13 +94,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=144)
     parser.add_argument("--out", type=Path, default=Path("runs/predictors"))
     return parser.parse_args()
-
-
-def split(tokenizer: Any, file: str, windows: int) -> Source:
-    """A text, its last windows held out."""
-    ids = tokenizer(load_text(file), add_special_tokens=False, verbose=False)["input_ids"]
-    whole = split_text(Path(file).stem, ids, window=WINDOW, bos=tokenizer.bos_token_id)
-    return replace(whole, held_out=whole.held_out[:windows])
 
 
 def capture_inputs(model: Any, parts: Sequence[Neurons], text: Source, tokens: int, file: Path) -> Inputs:

@@ -28,7 +28,7 @@ from faults.kills import kills
 from faults.originals import make_originals
 from faults.table import Row, as_markdown
 from faults.texts import texts
-from pages import fill
+from pages import fill, read_rows
 from sparseact.bench.measure import environment
 from sparseact.utils.files import write_atomically
 
@@ -118,7 +118,7 @@ def keep(path: Path, name: str, rows: list[Row]) -> None:
 
 def read(path: Path) -> list[dict[str, object]]:
     """What was measured before."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return read_rows([path]) if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from pages import read_rows
 from sparseact import Engine
 from sparseact.bench.measure import environment
 from sparseact.bench.runner import Runner
@@ -167,7 +168,7 @@ def factor(losses: Losses, reference: Losses, rng: np.random.Generator) -> list[
 
 def places(files: Sequence[Path]) -> dict[str, str]:
     """The table of docs/results/sparse-that-pays.md, by the name of its place."""
-    return {"arms": table([json.loads(line) for path in files for line in path.read_text().splitlines()]) + "\n"}
+    return {"arms": table(read_rows(files)) + "\n"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -6,12 +6,13 @@ python benchmarks/sparse_that_pays_plot.py runs/sparse-that-pays.jsonl docs/imag
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+
+from pages import read_rows
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    draw([json.loads(line) for line in options.rows.read_text().splitlines()], options.picture, options.threads)
+    draw(read_rows([options.rows]), options.picture, options.threads)
 
 
 def draw(rows: list[dict[str, Any]], picture: Path, threads: int) -> None:

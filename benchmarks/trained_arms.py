@@ -15,33 +15,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import sparseact as sa
-from sparseact.data import load_text
+from held_out_text import held_out_text
+from pages import read_rows
 from sparseact.training.quality import held_out
-from sparseact.training.text import Source, split_text
+from sparseact.training.text import Source
 from sparseact.utils.files import write_atomically
 
-WINDOW = 512
-
 ARMS = {
-    "leading-bits": (
-        "half of the neurons by leading bits",
-        "--method leading-bits --sparsity 0.5 --lr 1e-5",
-    ),
+    "leading-bits": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 1e-5"),
     "leading-bits-4e-5": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 4e-5"),
     "leading-bits-2e-4": ("half of the neurons by leading bits", "--method leading-bits --sparsity 0.5 --lr 2e-4"),
     "inputs": ("60% of the inputs of all linears", "--method sparseact --sparsity 0.4 --lr 4e-5"),
     "inputs-2e-4": ("60% of the inputs of all linears", "--method sparseact --sparsity 0.4 --lr 2e-4"),
-    "blocks": (
-        "half of the neurons, in blocks by a router",
-        "--method block-router --sparsity 0.5 --lr 2e-4",
-    ),
+    "blocks": ("half of the neurons, in blocks by a router", "--method block-router --sparsity 0.5 --lr 2e-4"),
     "pruned": ("half of the neurons pruned for good", "--method static --sparsity 0.5 --lr 2e-4"),
     "random": ("a random half", "--method static --option by=random --sparsity 0.5 --lr 2e-4"),
     "twin": ("dense twin, on the text's own loss", "--method dense --lr 2e-4"),
@@ -56,7 +48,7 @@ def main() -> None:
     options = parse()
     rows = []
     model, tokenizer = sa.load(options.model)
-    other = split(tokenizer, options.other, options.windows)
+    other = held_out_text(tokenizer, options.other, options.windows)
     for name, seed in [(name, seed) for name in options.arms for seed in options.seeds]:
         folder = options.out / f"{name}-{seed}"
         train(name, seed, folder, options)
@@ -75,8 +67,7 @@ def main() -> None:
 
 def places(files: Sequence[Path]) -> dict[str, str]:
     """The table of docs/results/sparse-that-pays.md, by the name of its place."""
-    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return {"trained arms": table(rows) + "\n"}
+    return {"trained arms": table(read_rows(files)) + "\n"}
 
 
 def parse() -> argparse.Namespace:
@@ -106,13 +97,6 @@ def train(name: str, seed: int, folder: Path, options: argparse.Namespace) -> No
     command += ["--tokens", str(options.tokens - local), "--local-tokens", str(local), "--out", str(folder)]
     if subprocess.run(command, check=False).returncode:
         raise SystemExit(f"{name}: the training failed; the same command goes on")
-
-
-def split(tokenizer: Any, file: Path, windows: int) -> Source:
-    """A text, its last windows held out."""
-    ids = tokenizer(load_text(file), add_special_tokens=False, verbose=False)["input_ids"]
-    whole = split_text(file.stem, ids, window=WINDOW, bos=tokenizer.bos_token_id)
-    return replace(whole, held_out=whole.held_out[:windows])
 
 
 def measured(folder: Path, dense: Any, text: Source) -> dict[str, float]:
