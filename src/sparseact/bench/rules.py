@@ -18,6 +18,7 @@ import numpy as np
 
 from sparseact.engine.engine import Engine
 from sparseact.engine.forward.prefill import Product
+from sparseact.engine.load.assemble import GUESSED_TYPES
 from sparseact.engine.load.gates import fingerprint_of, linears_of, read_gates
 from sparseact.errors import InputError, UnsupportedModelError
 from sparseact.models.architecture import Architecture
@@ -146,4 +147,4 @@ RULES: Final[dict[str, Callable[[Architecture], list[Gate]]]] = {
 
 def rules_at(dtype: str) -> list[str]:
     """Those of `RULES` that the engine runs at a type: a guess reads half of 8 bits, which 4 have not."""
-    return [rule for rule in RULES if rule != "guess" or dtype in {"q8", "bf16", "f32"}]
+    return [rule for rule in RULES if rule != "guess" or dtype in GUESSED_TYPES]

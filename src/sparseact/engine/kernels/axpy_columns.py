@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sparseact.engine.kernels.codes import dot_of, offset_of
 from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES, STRIDE
 from sparseact.engine.quant.layouts import CACHE_LINE, CHUNK
 from sparseact.engine.quant.repack import by_fours
 from sparseact.engine.simd.bytes import (
-    code_offset,
-    dot_codes,
-    dot_nibbles,
     load_bytes,
     load_nibbles,
     splat_4_bytes,
@@ -160,7 +158,7 @@ def axpy_block(
         fours[k] = aq[j] if first + k < last else 0
         asum += fours[k]
     for r in range(0, rows, CHUNK):
-        a = b = c = d = splat_i32(-code_offset() * asum)
+        a = b = c = d = splat_i32(-offset_of(Q8) * asum)
         for k in range(0, count, 4):
             v = by_fours(
                 load_bytes(arena, i64_at(starts, k) + r),
@@ -169,8 +167,8 @@ def axpy_block(
                 load_bytes(arena, i64_at(starts, k + 3) + r),
             )
             x = splat_4_bytes(fours, k)
-            a, b = dot_codes(a, v[0], x), dot_codes(b, v[1], x)
-            c, d = dot_codes(c, v[2], x), dot_codes(d, v[3], x)
+            a, b = dot_of(Q8, a, v[0], x), dot_of(Q8, b, v[1], x)
+            c, d = dot_of(Q8, c, v[2], x), dot_of(Q8, d, v[3], x)
         _add_scaled(arena, scales + 2 * r, ascale[g], a, y, r)
         _add_scaled(arena, scales + 2 * r + 2 * LANES, ascale[g], b, y, r + LANES)
         _add_scaled(arena, scales + 2 * r + 4 * LANES, ascale[g], c, y, r + 2 * LANES)
@@ -219,7 +217,7 @@ def _finish_block(arena: Any, table: Any, i: int, g: int, asum: int, ascale: Any
     form, rows = table[i, FORMAT], table[i, PADDED_OUTPUTS]
     scales, mins = table[i, SCALES] + 2 * g * rows, table[i, MINS] + 2 * g * rows
     # Codes are stored with a constant added; what it adds to a sum is taken off.
-    bias = splat_i32(-code_offset() * asum if form == Q8 else -8 * asum if form == Q4 else 0)
+    bias = splat_i32(-offset_of(form) * asum)
     scale, weight = splat_f32(ascale), splat_f32(ascale * asum)
     for r in range(0, rows, LANES):
         product = to_f32(add_i32(load_i32(acc, r), bias))
@@ -248,12 +246,6 @@ def _dot_four(form: int, w0: Any, w1: Any, w2: Any, w3: Any, a: Any, acc: Any, r
     store_i32(acc, r + 16, dot_of(form, load_i32(acc, r + 16), v[1], a))
     store_i32(acc, r + 32, dot_of(form, load_i32(acc, r + 32), v[2], a))
     store_i32(acc, r + 48, dot_of(form, load_i32(acc, r + 48), v[3], a))
-
-
-@compiled
-def dot_of(form: int, acc: Any, w: Any, x: Any) -> Any:
-    """Acc + the products of four codes of a format of 8 or 4 bits, in each lane."""
-    return dot_codes(acc, w, x) if form == Q8 else dot_nibbles(acc, w, x)
 
 
 @compiled

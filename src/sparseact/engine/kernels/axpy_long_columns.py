@@ -6,11 +6,12 @@ more columns, or of pieces of them, it loses track. Sums are in registers.
 
 from typing import Any
 
-from sparseact.engine.kernels.axpy_columns import dot_of, four_inputs, four_of, starts_of
+from sparseact.engine.kernels.axpy_columns import four_inputs, four_of, starts_of
+from sparseact.engine.kernels.codes import dot_of, offset_of
 from sparseact.engine.quant.arena import CODES, FORMAT, MINS, PADDED_OUTPUTS, SCALES
 from sparseact.engine.quant.layouts import CHUNK
 from sparseact.engine.quant.repack import by_fours
-from sparseact.engine.simd.bytes import code_offset, load_bytes, load_nibbles, splat_bytes
+from sparseact.engine.simd.bytes import load_bytes, load_nibbles, splat_bytes
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import (
     LANES,
@@ -24,7 +25,7 @@ from sparseact.engine.simd.vectors import (
     store_f32,
     to_f32,
 )
-from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
+from sparseact.models.formats import BF16, BLOCK, F32, Q4M, Q8
 
 STREAMS = 8
 """Columns that are read at once."""
@@ -103,7 +104,7 @@ def _add_codes(
     a, b = splat_bytes(low[0], low[1], low[2], low[3]), splat_bytes(high[0], high[1], high[2], high[3])
     asum = low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3]
     # Codes are stored with a constant added; what it adds to a sum is taken off at its start.
-    bias = splat_i32(-code_offset() * asum if form == Q8 else -8 * asum if form == Q4 else 0)
+    bias = splat_i32(-offset_of(form) * asum)
     place = 2 * (active[at] // BLOCK) * rows
     scales, mins = table[i, SCALES] + place, table[i, MINS] + place
     scale, weight = splat_f32(ascale), splat_f32(ascale * asum)

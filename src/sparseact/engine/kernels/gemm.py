@@ -14,15 +14,16 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from sparseact.engine.kernels.codes import offset_of
 from sparseact.engine.quant.activations import quantise_input
 from sparseact.engine.quant.arena import CODES, FORMAT, LAYOUT, MINS, OUTPUTS, PADDED_INPUTS, SCALES
 from sparseact.engine.quant.layouts import CHUNK, HALF, PANEL, PANELS, TILE
 from sparseact.engine.quant.repack import places_in_scratch, regroup, sizes_of_panel
-from sparseact.engine.simd.bytes import code_offset, even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
+from sparseact.engine.simd.bytes import even_bf16, high_nibbles, load_bytes, low_nibbles, odd_bf16
 from sparseact.engine.simd.isa import dot_codes_ir, dot_nibbles_ir
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import LANES, Emitter, f32x16, i32x16, load_f16, load_f32, load_i32, operation
-from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
+from sparseact.models.formats import BF16, BLOCK, F32, Q4M, Q8
 
 VECTOR = 64
 """Bytes of a load."""
@@ -299,7 +300,7 @@ def _dot_blocks(
     value: Any,
 ) -> Any:
     # Codes are stored with a constant added; what it adds to a sum is taken off at its start.
-    bias = -code_offset() if form == Q8 else -8 if form == Q4 else 0
+    bias = -offset_of(form)
     width = words.shape[1]
     for g in range(blocks):
         j, k = g * (BLOCK // 4) * width, g * width

@@ -3,13 +3,11 @@
 from typing import Any
 
 from sparseact.engine.kernels.axpy_columns import four_of, prefetch_four, runs_ahead, starts_of
+from sparseact.engine.kernels.codes import dot_of, offset_of
 from sparseact.engine.quant.arena import CODES, FORMAT, PADDED_INPUTS
 from sparseact.engine.quant.dequant import width_of_row
 from sparseact.engine.quant.layouts import CACHE_LINE
 from sparseact.engine.simd.bytes import (
-    code_offset,
-    dot_codes,
-    dot_nibbles,
     load_bytes,
     load_nibbles,
     splat_halves_f16,
@@ -18,7 +16,7 @@ from sparseact.engine.simd.bytes import (
 )
 from sparseact.engine.simd.jit import compiled
 from sparseact.engine.simd.vectors import LANES, fma, load_bf16, load_f32, multiply, splat_f32, to_f32, total
-from sparseact.models.formats import BF16, BLOCK, F32, Q4, Q4M, Q8
+from sparseact.models.formats import BF16, BLOCK, F32, Q4M, Q8
 
 
 @compiled
@@ -99,7 +97,7 @@ def _four_blocks(arena: Any, form: int, inputs: int, four: Any, later: Any, aq: 
     r0, r1, r2, r3 = four
     a = b = c = d = splat_f32(0.0)
     # What was added to the stored codes is taken off at the start of the sums; eight lanes share it.
-    bias = -code_offset() // 8 if form == Q8 else -1 if form == Q4 else 0
+    bias = -offset_of(form) // 8
     for g in range(0, inputs // BLOCK, 2):
         w = g * (BLOCK if form == Q8 else BLOCK // 2)
         s = codes + 2 * g
@@ -127,6 +125,4 @@ def _four_blocks(arena: Any, form: int, inputs: int, four: Any, later: Any, aq: 
 
 @compiled
 def _dot(arena: Any, form: int, at: int, v: Any, start: Any) -> Any:
-    if form == Q8:
-        return to_f32(dot_codes(start, load_bytes(arena, at), v))
-    return to_f32(dot_nibbles(start, load_nibbles(arena, at), v))
+    return to_f32(dot_of(form, start, load_bytes(arena, at) if form == Q8 else load_nibbles(arena, at), v))

@@ -40,6 +40,8 @@ from sparseact.recipes.selection import Selection
 
 SOME_ROWS = {BY_GATE: ("up",), BY_UP: ("gate",), BY_PREDICTOR: ("gate", "up"), BY_GUESS: ("gate", "up")}
 """The linears of which only the rows of neurons that are on are read, by what decides about these."""
+GUESSED_TYPES = ("q8", "bf16", "f32")
+"""Types whose leading 4 of 8 bits can be read: one of them, for all linears of an MLP."""
 BYTES = {"f32": 4.0, "bf16": 2.0, "q8": 1.0, "q4": 0.5, "q4m": 0.5}
 """Of a weight in each format, scales aside."""
 
@@ -124,10 +126,10 @@ def _need_8_bits(formats: Mapping[str, str], gatings: Mapping[str, Gating]) -> N
     for name in (name for name, gating in gatings.items() if gating.choice == BY_GUESS):
         layer = name.partition(".")[0]
         found = {formats[part] for part in (name, *(f"{layer}.{part}" for part in MADE_BY["down"]))}
-        if found not in ({"q8"}, {"bf16"}, {"f32"}):
+        if len(found) > 1 or not found.issubset(GUESSED_TYPES):
             raise InputError(
                 f"dtype: the recipe reads the leading 4 of 8 bits, and these weights are {', '.join(sorted(found))}; "
-                "use q8, bf16 or f32"
+                f"use {', '.join(GUESSED_TYPES[:-1])} or {GUESSED_TYPES[-1]}"
             )
 
 
