@@ -14,7 +14,7 @@ from sparseact.calibration.sample import Sample
 from sparseact.masked.selectors import quantiles
 from sparseact.recipes.gate import Gate
 from sparseact.recipes.selectors import keep_count
-from sparseact.sites import Site
+from sparseact.sites import LAYOUTS, Site
 
 Budget = Callable[[Sequence[Gate], Sample, float], dict[Site, float]]
 """Sparsity by site from the gates, the calibration sample and the target."""
@@ -72,12 +72,16 @@ def whole_heads(
     return {site: on_heads if site.kind == "heads" else on_neurons for site in sites}
 
 
+_READ_INSIDE = {
+    *(name.rpartition(".")[2] for layout in LAYOUTS for name in (layout.attention_out, layout.mlp_out)),
+    *("linear_right", "per_layer_projection"),  # of Gemma 3n and 4, beside attention and MLP
+}
+"""Linears by their own names that read what is made inside a block."""
+
+
 def _reads_inside(site: Site) -> bool:
     """Whether a linear reads heads or neurons and not the residual stream."""
-    return site.module.rpartition(".")[2] in {
-        *("o_proj", "out_proj", "dense", "down_proj", "fc2", "c_proj", "dense_4h_to_h"),
-        *("w2", "output_linear", "linear_right", "per_layer_projection"),
-    }
+    return site.module.rpartition(".")[2] in _READ_INSIDE
 
 
 def least_loss(gates: Sequence[Gate], sample: Sample, target: float) -> dict[Site, float]:

@@ -191,9 +191,8 @@ def _site(layer: int, kind: UnitKind, block: Block, model: PreTrainedModel, shar
         )
     else:
         queries = block.linear(layout.attention_in[0])
-        fused = (
-            len(layout.attention_in) == 1
-        )  # else all its rows are of queries, and of gates on the heads if it has them
+        # All rows of a linear of its own are of queries, and of gates on the heads if it has them.
+        fused = len(layout.attention_in) == 1
         saved += row_bytes(queries, 0, shares) * (size if fused else linear_shape(queries)[0] // units)
     return Site(layer, kind, block.path, f"{block.path}.{out_name}", units, size, saved)
 

@@ -90,8 +90,8 @@ def read_config(values: Mapping[str, Any], where: str) -> Architecture:
     model_type = config.get("model_type")
     family = family_where(lambda family: family.model_type == model_type and family.architecture is not None)
     if family is None or family.architecture is None:
-        lacks = next((family.engine_lacks for family in BUILTIN.values() if family.model_type == model_type), "")
-        why = f": it has no {lacks}" if lacks else ""
+        named = family_where(lambda family: family.model_type == model_type)
+        why = f": it has no {named.engine_lacks}" if named and named.engine_lacks else ""
         raise UnsupportedModelError(f"{where}: the engine does not run models of type {model_type!r}{why}; {LISTED}")
     config.refuse("quantization_config", "use_bidirectional_attention", "add_cross_attention")
     try:
