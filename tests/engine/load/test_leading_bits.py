@@ -100,15 +100,19 @@ def test_rows_that_are_longer_than_16_blocks_are_finished_from_their_low_planes(
         assert np.abs(dense.prefill(IDS) - steps[-1]).max() > 0.05
 
 
-def test_dense_tokens_are_those_of_the_dense_engine_but_for_rounding():
-    model = of_8_bits("llama")
-    recipe = LeadingBits(0.5, constants=False, phases=Phases(dense_first=6)).calibrate(model, tiny_tokenizer(), TEXT)
+@pytest.mark.parametrize(
+    ("dtype", "make", "constants", "atol"), [("q8", of_8_bits, False, 2e-4), ("f32", tiny_model, True, 1e-4)]
+)
+def test_dense_tokens_are_those_of_the_dense_engine_but_for_rounding(dtype, make, constants, atol):
+    model = make("llama")
+    policy = LeadingBits(0.5, constants=constants, phases=Phases(dense_first=6))
+    recipe = policy.calibrate(model, tiny_tokenizer(), TEXT)
     with (
-        Engine.from_model(model, recipe, dtype="q8", threads=1) as engine,
-        Engine.from_model(model, dtype="q8", threads=1) as dense,
+        Engine.from_model(model, recipe, dtype=dtype, threads=1) as engine,
+        Engine.from_model(model, dtype=dtype, threads=1) as dense,
     ):
         for token in IDS[:6]:
-            np.testing.assert_allclose(engine.step(token), dense.step(token), atol=2e-4)
+            np.testing.assert_allclose(engine.step(token), dense.step(token), atol=atol)
         assert engine.achieved() == 0
         assert np.abs(engine.step(IDS[6]) - dense.step(IDS[6])).max() > 1e-2
 
@@ -179,19 +183,6 @@ def test_whole_rows_of_more_bits_follow_a_guess_by_8(family, threads):
     assert error[0].max() < 1e-2
     assert error.mean() < 0.3 * np.abs(dense - expected).mean()
     np.testing.assert_allclose(at_once, found[-1], atol=1e-3)
-
-
-def test_dense_tokens_of_more_bits_are_those_of_the_dense_engine():
-    model = tiny_model("llama")
-    recipe = LeadingBits(0.5, phases=Phases(dense_first=6)).calibrate(model, tiny_tokenizer(), TEXT)
-    with (
-        Engine.from_model(model, recipe, dtype="f32", threads=1) as engine,
-        Engine.from_model(model, dtype="f32", threads=1) as dense,
-    ):
-        for token in IDS[:6]:
-            np.testing.assert_allclose(engine.step(token), dense.step(token), atol=1e-4)
-        assert engine.achieved() == 0
-        assert np.abs(engine.step(IDS[6]) - dense.step(IDS[6])).max() > 1e-2
 
 
 def test_what_the_planes_have_not_is_refused_in_one_line():
